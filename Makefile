@@ -1,0 +1,55 @@
+# make demo and make test do all the set-up themselves, in .venv. What each target does: make help.
+#
+# Variables: PYTHON (the interpreter to make .venv from), SLANGRAST_CXX (the host compiler), TORCH_INDEX (a package
+# index that has torch's CPU build, where the default one has not), OUT (where the demo writes), PYTEST (further arguments).
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+OUT ?= demo
+PYTEST ?=
+python := .venv/bin/python
+installed := .venv/.installed
+
+.PHONY: help demo test lint types unit wheel bench cuda-check format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(installed): pyproject.toml constraints.txt tools/set_up.sh
+	@echo "Setting up .venv (a few minutes the first time)"
+	@tools/set_up.sh .venv --editable '.[test]'
+	@touch $@
+
+demo: $(installed)  ## render a target mesh, reconstruct it from its images, write pictures to demo/
+	.venv/bin/slangrast demo --out $(OUT)
+
+test: lint types unit wheel  ## everything: linter, type checker, tests, the wheel in an empty environment
+
+lint: $(installed)  ## ruff: lint and format
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+types: $(installed)  ## mypy on the package
+	$(python) -m mypy
+
+unit: $(installed)  ## pytest; for one test: make unit PYTEST="-k triangle"
+	$(python) -m pytest $(PYTEST)
+
+wheel: $(installed)  ## build the wheel, install it into an empty environment, render one triangle
+	tools/check_wheel.sh $(python)
+
+bench: $(installed)  ## time the rasterizer against plain PyTorch
+	$(python) -m benchmarks
+
+cuda-check: $(installed)  ## send every kernel through the CUDA engine as far as this machine can go
+	$(python) -m tests.cuda_check
+
+format: $(installed)  ## let ruff format and fix what it can
+	$(python) -m ruff format .
+	$(python) -m ruff check --fix .
+
+clean:  ## remove .venv and everything that was built
+	rm -rf .venv .venv-cuda build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

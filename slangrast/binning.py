@@ -1,0 +1,110 @@
+"""Which faces may touch which tile of the image: bounds, then count, scan and fill, coarse cells before fine ones.
+
+Nothing is ever dropped: a list is as long as it must be. Faces stand in a list in the order of their indices, whatever
+the threads do, so that sums over them repeat bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .runtime import Module
+
+TILE = 16
+_MOST_ENTRIES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
+
+    bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
+    tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
+    tile_faces: torch.Tensor  # [entries] int32
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A grid of cells over the image, each inside a cell of the level before."""
+
+    cell: tuple[int, int]  # width, height in pixels
+    grid: tuple[int, int]  # cells across and down
+    parents_per_row: int  # how far the parent moves on for each row of cells
+    parents_per_image: int
+
+
+def _levels(height: int, width: int) -> list[_Level]:
+    across, down = -(-width // TILE), -(-height // TILE)
+    # A face is looked for in rows of tiles first: then only the faces of its row are asked whether they touch a tile.
+    rows = _Level((width, TILE), (1, down), 0, 0)
+    return [rows, _Level((TILE, TILE), (across, down), 1, down)]
+
+
+def bin_faces(
+    module: Module,
+    screen: torch.Tensor,
+    triangles: torch.Tensor,
+    softness: torch.Tensor,
+    resolution: tuple[int, int],
+    cutoff: float,
+    cull_backfaces: bool,
+) -> Bins:
+    """Bin the faces of every image by tiles of 16 x 16 pixels.
+
+    Args:
+        module: bin.slang, compiled for the coverage and falloff in use.
+        screen: [N, V, 4] x, y, z/w, 1/w as project.slang writes them.
+        triangles: [F, 3] int32.
+        softness: [N, 3] sigma, gamma, epsilon.
+        resolution: (height, width).
+        cutoff: coverage below which a fragment is dropped.
+        cull_backfaces: drop faces whose vertices run clockwise.
+
+    Raises:
+        ValueError: the lists together have over 2**31 entries.
+    """
+    height, width = resolution
+    images, faces = len(screen), len(triangles)
+    bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=screen.device)
+    inputs = {"screen": screen, "triangles": triangles, "softness": softness}
+    image = {"cutoff": cutoff, "width": width, "height": height}
+    launch = module.bound_faces(**inputs, out_bounds=bounds, cull_backfaces=int(cull_backfaces), **image)
+    module.launch(launch, over=(faces, images))
+
+    found = torch.arange(faces, dtype=torch.int32, device=screen.device)
+    offsets = torch.tensor([0, faces], dtype=torch.int32, device=screen.device)
+    for level in _levels(height, width):
+        parents = {"parent_faces": found, "parent_offsets": offsets}
+        found, offsets = _refine(module, level, {**inputs, "bounds": bounds, **parents, **image})
+    return Bins(bounds, offsets, found)
+
+
+def _refine(module: Module, level: _Level, arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """The faces of each cell of `level`, from those of the cells around it: (faces, offsets)."""
+    images, device = len(arguments["screen"]), arguments["screen"].device
+    cells = level.grid[0] * level.grid[1]
+    arguments.update(
+        cell_width=level.cell[0],
+        cell_height=level.cell[1],
+        cells_x=level.grid[0],
+        cells_per_image=cells,
+        parents_per_row=level.parents_per_row,
+        parents_per_image=level.parents_per_image,
+    )
+    # A cell is the work of a warp: 32 lanes on CUDA, one on the CPU.
+    launch = {"blockSize": (32 if device.type == "cuda" else 1, 1, 1), "gridSize": (cells, 1, images)}
+    counts = torch.empty(images * cells, dtype=torch.int32, device=device)
+    module.count_faces(**arguments, out_counts=counts).launchRaw(**launch)
+    ends = counts.cumsum(0, dtype=torch.int64)
+    entries = int(ends[-1])
+    if entries > _MOST_ENTRIES:
+        raise ValueError(
+            f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
+            "render fewer images at a time, or lower sigma"
+        )
+    offsets = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+    faces = torch.empty(entries, dtype=torch.int32, device=device)
+    module.fill_faces(**arguments, offsets=offsets, out_faces=faces).launchRaw(**launch)
+    return faces, offsets

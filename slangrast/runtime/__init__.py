@@ -1,0 +1,7 @@
+"""Slang modules from Python: compile, launch and differentiate kernels on the CPU and on CUDA."""
+
+from .errors import Diagnostic, ShaderError
+from .layout import DiffTensorView
+from .module import Kernel, Launchable, Module, load_module
+
+__all__ = ["Diagnostic", "DiffTensorView", "Kernel", "Launchable", "Module", "ShaderError", "load_module"]

@@ -1,0 +1,204 @@
+"""The CPU engine: slangc's CUDA text, a small prelude of our own, a C++ compiler, and a loop over the grid."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from .cache import digest, find_or_build
+from .errors import Diagnostic, ShaderError
+from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
+from .layout import ArrayType, DiffTensorType, PackContext, StructType
+from .signature import KernelFamily, KernelSignature, read_signatures
+from .slang_compiler import compile_slang, slangc_version
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that decides what a module becomes, but for the contents of its files."""
+
+    path: str
+    defines: Mapping[str, str]
+    include_paths: tuple[str, ...]
+    precision: str
+    fast_math: bool
+
+    @property
+    def float64(self) -> bool:
+        return self.precision == "float64"
+
+    def searched_folders(self) -> list[str]:
+        return [str(Path(self.path).parent), *self.include_paths]
+
+    def digest(self, *more: str) -> str:
+        return digest(
+            self.path, json.dumps(dict(self.defines), sort_keys=True), "\0".join(self.include_paths), self.precision,
+            str(self.fast_math), slangc_version(), *more,
+        )  # fmt: skip
+
+
+class CpuModule:
+    """One build of a module for the CPU: its kernels' signatures, and their entry points in a shared library."""
+
+    device_type = "cpu"
+
+    def __init__(self, key: str, families: dict[str, KernelFamily], library: ctypes.CDLL, prints: bool) -> None:
+        self.key = key
+        self.families = families
+        self._library = library
+        self._prints = prints
+        self._parallel_for = _thread_pool()
+
+    def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> PackContext:
+        context = PackContext(bytearray(max(entry.size, 1)), torch.device("cpu"), [], reads_gradients)
+        for argument, value in zip(entry.arguments, values, strict=True):
+            argument.type.pack(value, argument.offset, argument.name, context)
+        return context
+
+    def launch(self, entry: KernelSignature, packed: PackContext, block: tuple[int, ...], grid: tuple[int, ...]) -> None:
+        launch = (ctypes.c_uint32 * 7)(*grid, *block, torch.get_num_threads())
+        arguments = (ctypes.c_char * len(packed.buffer)).from_buffer(packed.buffer)
+        getattr(self._library, f"slangrast_launch_{entry.name}")(launch, self._parallel_for, arguments)
+        if self._prints:
+            _flush_c_output()
+
+
+def load_cpu_module(request: BuildRequest) -> CpuModule:
+    """The module of `request`, from the cache or built."""
+    compiler = host_compiler()
+    flags = compiler.flags(fast_math=request.fast_math)
+    key = request.digest("cpu", compiler.identity, " ".join(flags), host_sources_digest())
+    entry = find_or_build(key, request.searched_folders(), lambda folder: _build(request, compiler, flags, folder))
+    program = (entry / "program.cu").read_text()
+    families = read_signatures(program, (entry / "binding.txt").read_text(), float64=request.float64)
+    library = ctypes.CDLL(str(entry / "module.so"))
+    return CpuModule(entry.name, families, library, "printf(" in program)
+
+
+def _build(request: BuildRequest, compiler: HostCompiler, flags: tuple[str, ...], folder: Path) -> Iterable[str]:
+    output = compile_slang(request.path, request.defines, request.include_paths)
+    _refuse_what_needs_a_gpu(output.cuda_text)
+    families = read_signatures(output.cuda_text, output.binding_text, float64=request.float64)
+    if not families:
+        raise ShaderError(f"{request.path} has no kernel: mark one with [AutoPyBindCUDA] and [CUDAKernel]")
+    program = _widen_literals(output.cuda_text) if request.float64 else output.cuda_text
+    (folder / "program.cu").write_text(output.cuda_text)
+    (folder / "binding.txt").write_text(output.binding_text)
+    (folder / "host.cpp").write_text(_host_text(program, families, request.float64))
+    compiler.build(folder / "host.cpp", folder / "module.so", flags, request.path)
+    return output.dependencies
+
+
+_NEEDS_GPU = {
+    "groupshared memory": r"\b__shared__\b",
+    "barriers between the threads of a block": r"\b__syncthreads\b|\b__syncwarp\b|\b__threadfence",
+    "texture or surface objects": r"\b(CUtexObject|CUsurfObject|cudaTextureObject_t|tex[123]D\w*<|surf[123]D\w+)\b",
+    "inline assembly": r"\basm\s*(volatile)?\s*\(",
+}
+
+
+def _refuse_what_needs_a_gpu(program: str) -> None:
+    for what, pattern in _NEEDS_GPU.items():
+        if found := re.search(pattern, program):
+            before = program[: found.start()]
+            lines = re.findall(r'^#line (\d+)(?: "(.*)")?$', before, re.MULTILINE)
+            file = next((name for _, name in reversed(lines) if name), "")
+            place = Diagnostic(file, int(lines[-1][0]) if lines else 0, 0, f"{found[0]} has no meaning on the CPU engine")
+            raise ShaderError(
+                f"the CPU engine cannot run a kernel that uses {what}: its threads run one after another; "
+                "load this shader with device='cuda', or write it without",
+                [place],
+            )
+
+
+_FLOAT_LITERAL = re.compile(r"(?<![\w.])(\d+\.\d*(?:[eE][-+]?\d+)?)f\b")
+
+
+def _widen_literals(program: str) -> str:
+    """Write each float literal as the double that its author wrote.
+
+    slangc rounds literals to float: 0.1 comes out as 0.10000000149011612f. The shortest decimal that rounds to the
+    same float is what stood in the shader, wherever that had no more digits than a float holds.
+    """
+
+    def widen(match: re.Match[str]) -> str:
+        short = numpy.format_float_scientific(numpy.float32(match[1]), unique=True, trim="0")
+        return short if "inf" not in short else match[1]
+
+    return _FLOAT_LITERAL.sub(widen, program)
+
+
+def _host_text(program: str, families: dict[str, KernelFamily], float64: bool) -> str:
+    entries = [entry for family in families.values() for entry in family.entries()]
+    parts = [
+        f"#define SLANGRAST_FLOAT64 {int(float64)}",
+        '#include "prelude.h"',
+        '#include "launch.h"',
+        "#define float double" if float64 else "",
+        program,
+        '#line 1 "slangrast-entry-points"',
+        *_layout_checks(entries),
+        *map(_entry_point, entries),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _layout_checks(entries: list[KernelSignature]) -> list[str]:
+    """Let the compiler confirm the layout that Python packs by: a silent disagreement would be a wrong number."""
+    checks: dict[str, None] = {}
+
+    def visit(type_: Any) -> None:
+        if isinstance(type_, ArrayType):
+            visit(type_.element)
+        elif isinstance(type_, DiffTensorType):
+            checks[f'static_assert(sizeof({type_.c_name}) == {type_.size}, "layout of {type_.c_name}");'] = None
+        elif isinstance(type_, StructType):
+            checks[f'static_assert(sizeof({type_.c_name}) == {type_.size}, "layout of {type_.c_name}");'] = None
+            for field in type_.fields:
+                place = f"offsetof({type_.c_name}, {field.c_name}) == {field.offset}"
+                checks[f'static_assert({place}, "layout of {type_.c_name}.{field.name}");'] = None
+                visit(field.type)
+
+    for entry in entries:
+        for argument in entry.arguments:
+            visit(argument.type)
+            size = f"sizeof({argument.c_type}) == {argument.type.size}"
+            checks[f'static_assert({size}, "size of argument {argument.name}");'] = None
+    return list(checks)
+
+
+def _entry_point(entry: KernelSignature) -> str:
+    arguments = ", ".join(f"*({argument.c_type} const*)(a + {argument.offset})" for argument in entry.arguments)
+    return (
+        f'extern "C" void slangrast_launch_{entry.name}(const SlangrastLaunch* launch, SlangrastParallelFor parallel_for, '
+        f"const uint8_t* a)\n{{\n    slangrast_run(launch, parallel_for, [a] {{ __kernel__{entry.name}({arguments}); }});\n}}"
+    )
+
+
+@functools.cache
+def _thread_pool() -> ctypes.c_void_p:
+    """The address of `slangrast_parallel_for` in the pool's library, which all modules of the process share."""
+    compiler = host_compiler()
+    flags = ("-std=c++17", "-O2", "-fPIC", "-shared", "-pthread")
+
+    def build(folder: Path) -> list[str]:
+        compiler.build(HOST_FOLDER / "threads.cpp", folder / "threads.so", flags, "the thread pool")
+        return []
+
+    key = digest("threads", compiler.identity, host_sources_digest())
+    library = ctypes.CDLL(str(find_or_build(key, (), build) / "threads.so"))
+    return ctypes.cast(library.slangrast_parallel_for, ctypes.c_void_p)
+
+
+def _flush_c_output() -> None:
+    """Let what a shader printed appear now, and in order with what Python prints."""
+    ctypes.CDLL(None).fflush(None)

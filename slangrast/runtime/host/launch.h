@@ -1,0 +1,46 @@
+// Runs a kernel's threads on the host: blocks are shared out among CPU threads, a block's threads run in turn.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+struct SlangrastLaunch
+{
+    uint32_t grid[3];
+    uint32_t block[3];
+    uint32_t threads;
+};
+
+using SlangrastChunk = void (*)(void* context, uint64_t begin, uint64_t end);
+using SlangrastParallelFor = void (*)(SlangrastChunk chunk, void* context, uint64_t count, uint32_t threads);
+
+template<typename Body>
+static void slangrast_run(const SlangrastLaunch* launch, SlangrastParallelFor parallel_for, Body body)
+{
+    struct Context
+    {
+        const SlangrastLaunch* launch;
+        Body body;
+    } context{launch, body};
+
+    SlangrastChunk run_blocks = [](void* pointer, uint64_t begin, uint64_t end)
+    {
+        Context& context = *static_cast<Context*>(pointer);
+        const uint32_t* grid = context.launch->grid;
+        const uint32_t* block = context.launch->block;
+        slangrast_single_threaded = context.launch->threads == 1;
+        gridDim = {grid[0], grid[1], grid[2]};
+        blockDim = {block[0], block[1], block[2]};
+        for (uint64_t index = begin; index < end; index++)
+        {
+            blockIdx = {uint32_t(index % grid[0]), uint32_t(index / grid[0] % grid[1]), uint32_t(index / grid[0] / grid[1])};
+            for (uint32_t z = 0; z < block[2]; z++)
+                for (uint32_t y = 0; y < block[1]; y++)
+                    for (uint32_t x = 0; x < block[0]; x++)
+                    {
+                        threadIdx = {x, y, z};
+                        context.body();
+                    }
+        }
+    };
+    parallel_for(run_blocks, &context, uint64_t(launch->grid[0]) * launch->grid[1] * launch->grid[2], launch->threads);
+}

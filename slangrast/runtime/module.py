@@ -1,0 +1,289 @@
+"""`load_module`, and what it returns: a module whose kernels run on the CPU and on CUDA through one face."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .cpu_engine import BuildRequest, CpuModule, load_cpu_module
+from .errors import ShaderError
+from .layout import ArgumentError, DiffTensorType, DiffTensorView, StructType, TensorType
+from .shader_paths import shader_folder
+from .signature import KernelFamily, KernelSignature
+
+_ENGINES = {"cpu": "cpu", "cuda": "cuda"}  # engine -> the device that it serves
+_MAX_THREADS_PER_BLOCK = 1024
+
+
+class Launchable:
+    """A kernel with its arguments, ready to run. Nothing runs until `launchRaw` or `Module.launch`."""
+
+    def __init__(self, build: Any, entry: KernelSignature, packed: Any) -> None:
+        self._build, self._entry, self._packed = build, entry, packed
+
+    def launchRaw(self, blockSize: Sequence[int], gridSize: Sequence[int]) -> None:
+        """Run on `gridSize` blocks of `blockSize` threads, each a tuple of three integers (x, y, z).
+
+        Raises:
+            ValueError: a size is not three positive integers (a grid may be 0), or a block has over 1024 threads.
+        """
+        block, grid = _size(blockSize, "blockSize", 1), _size(gridSize, "gridSize", 0)
+        if math.prod(block) > _MAX_THREADS_PER_BLOCK:
+            raise ValueError(f"launchRaw: a block has at most {_MAX_THREADS_PER_BLOCK} threads, got blockSize {block}")
+        if math.prod(grid) > 0:
+            self._build.launch(self._entry, self._packed, block, grid)
+
+
+class Kernel:
+    """A kernel of a module. Call it with its arguments by name; `.bwd` and `.fwd` are its derivatives.
+
+    Tensors are given as tensors; a `DiffTensorView` as a tensor, `(value, grad)` or `DiffTensorView(value, grad)`;
+    structs as the module's named tuples, tuples or dicts; vectors, matrices and arrays as (nested) tuples or lists.
+    """
+
+    def __init__(self, module: Module, name: str, kind: str = "primal") -> None:
+        self._module, self._name, self._kind = module, name, kind
+
+    def __call__(self, *args: Any, **arguments: Any) -> Launchable:
+        if args:
+            raise TypeError(f"{self}: arguments are given by name, got {len(args)} without; names: {self.argument_names}")
+        build = self._module._build_for(_first_device(arguments.values()))
+        entry = self._entry(build.families)
+        names = [argument.name for argument in entry.arguments]
+        if len(arguments) != len(names) or any(name not in arguments for name in names):
+            missing = [name for name in names if name not in arguments]
+            unknown = [name for name in arguments if name not in names]
+            problems = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
+            raise ValueError(f"{self}: {' and '.join(problems)}; its arguments are {names}")
+        try:
+            packed = build.pack(entry, [arguments[name] for name in names], reads_gradients=self._kind != "primal")
+        except ArgumentError as error:
+            raise ValueError(f"{self}: {error}") from None
+        return Launchable(build, entry, packed)
+
+    @property
+    def bwd(self) -> Kernel:
+        """The reverse-mode derivative: reads the gradients of what the kernel stores, adds to those of what it loads."""
+        return self._derivative("backward_derivative")
+
+    @property
+    def fwd(self) -> Kernel:
+        """The forward-mode derivative: reads tangents of what the kernel loads, writes those of what it stores."""
+        return self._derivative("forward_derivative")
+
+    @property
+    def argument_names(self) -> list[str]:
+        return [argument.name for argument in self._entry(self._module._any_build().families).arguments]
+
+    def _derivative(self, kind: str) -> Kernel:
+        if self._kind != "primal" or getattr(self._module._any_build().families[self._name], kind) is None:
+            raise ValueError(f"{self} has no derivative: mark it with [Differentiable]")
+        return Kernel(self._module, self._name, kind)
+
+    def _entry(self, families: dict[str, KernelFamily]) -> KernelSignature:
+        if self._name not in families:
+            raise ValueError(f"{self}: the module no longer has this kernel; it has {sorted(families)}")
+        entry = getattr(families[self._name], self._kind)
+        if entry is None:
+            raise ValueError(f"{self}: the kernel is no longer [Differentiable]")
+        return entry
+
+    def __repr__(self) -> str:
+        return self._name + {"primal": "", "forward_derivative": ".fwd", "backward_derivative": ".bwd"}[self._kind]
+
+
+class Module:
+    """The kernels and structs of one .slang file, as attributes. Made by `load_module`."""
+
+    def __init__(self, request: BuildRequest, device: str | None) -> None:
+        self._request = request
+        self._device = device
+        self._builds: dict[str, Any] = {}
+        self._kernels: dict[str, Kernel] = {}
+        self._build_for_type(device or ("cuda" if torch.cuda.is_available() and not request.float64 else "cpu"))
+
+    def launch(self, launchable: Launchable, over: Sequence[int]) -> None:
+        """Run `launchable` with at least one thread for each point of `over`, `(width[, height[, depth]])`.
+
+        Threads beyond `over` run too, where it is no multiple of the block: kernels test their index.
+        """
+        extent = tuple(over) if isinstance(over, (tuple, list, torch.Size)) else (over,)
+        if not 1 <= len(extent) <= 3 or not all(isinstance(n, int) and n >= 0 for n in extent):
+            raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")
+        block = {1: (256, 1, 1), 2: (16, 16, 1), 3: (8, 8, 4)}[len(extent)]
+        extent = extent + (1,) * (3 - len(extent))
+        launchable.launchRaw(block, tuple(-(-n // size) for n, size in zip(extent, block, strict=True)))
+
+    def reload(self) -> bool:
+        """Build again what changed since the module was loaded; True where anything in its import graph did.
+
+        Raises:
+            ShaderError: it does not compile. The last good build stays in use.
+        """
+        fresh = {device: _load(self._request, device) for device in self._builds}
+        changed = any(fresh[device].key != build.key for device, build in self._builds.items())
+        if changed:
+            self._builds = fresh
+        return changed
+
+    @property
+    def kernels(self) -> list[str]:
+        """The names of the kernels."""
+        return sorted(self._any_build().families)
+
+    def _any_build(self) -> Any:
+        return next(iter(self._builds.values()))
+
+    def _build_for(self, device: torch.device | None) -> Any:
+        if device is None:
+            return self._any_build()
+        if self._device is not None and device.type != self._device:
+            raise ValueError(f"module {self} was loaded for {self._device}, got a tensor on {device}")
+        return self._builds.get(device.type) or self._build_for_type(device.type)
+
+    def _build_for_type(self, device_type: str) -> Any:
+        self._builds[device_type] = build = _load(self._request, device_type)
+        return build
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name == "DiffTensorView":
+            return DiffTensorView
+        families = self._any_build().families
+        if name in families:
+            return self._kernels.setdefault(name, Kernel(self, name))
+        structs = _structs(families)
+        if name in structs:
+            return structs[name].python_type
+        raise AttributeError(f"module {self} has no kernel or struct {name}; it has {sorted(families)} and {sorted(structs)}")
+
+    def __dir__(self) -> list[str]:
+        families = self._any_build().families
+        return [*super().__dir__(), *families, *_structs(families), "DiffTensorView"]
+
+    def __repr__(self) -> str:
+        return f"<slangrast module {Path(self._request.path).name}>"
+
+
+def load_module(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    engine: str | None = None,
+    defines: Mapping[str, Any] | None = None,
+    include_paths: Sequence[str | os.PathLike[str]] = (),
+    precision: str = "float32",
+    fast_math: bool = False,
+) -> Module:
+    """Compile a Slang file, or take it from the cache, and return its kernels as a `Module`.
+
+    Args:
+        path: a .slang file, or the name of a shader that ships with slangrast ("soft_rasterizer").
+        device: "cpu" or "cuda". None: wherever the tensors of a launch are; compiled now for CUDA where there is a
+            GPU, else for the CPU, and for the other at the first launch that needs it.
+        engine: "cpu" (generated text through the host's C++ compiler) or "cuda" (slangtorch). None: the device's.
+        defines: preprocessor macros. True and False become 1 and 0.
+        include_paths: folders to look for imports in, after the folder of `path` and before the shipped shaders.
+        precision: "float32", or "float64", in which `float` means double everywhere in the shader (CPU only).
+        fast_math: let the compiler reorder and approximate. NaN and infinity are then not to be relied on.
+
+    Raises:
+        ShaderError: the shader does not compile, needs what the engine lacks, or a compiler is missing.
+        FileNotFoundError: there is no such file.
+        ValueError: an argument is none of the values above.
+    """
+    if precision not in ("float32", "float64"):
+        raise ValueError(f"load_module: precision must be 'float32' or 'float64', got {precision!r}")
+    if engine is not None and engine not in _ENGINES:
+        raise ValueError(f"load_module: engine must be one of {list(_ENGINES)} or None, got {engine!r}")
+    device_type = torch.device(device).type if device is not None else None
+    if device_type is not None and device_type not in _ENGINES.values():
+        raise ValueError(f"load_module: device must be 'cpu' or 'cuda', got {device!r}")
+    if engine is not None and device_type not in (None, _ENGINES[engine]):
+        raise ValueError(f"load_module: engine {engine!r} runs on {_ENGINES[engine]}, got device {device!r}")
+    if engine is not None:
+        device_type = _ENGINES[engine]
+    if precision == "float64":
+        if device_type == "cuda":
+            raise ValueError("load_module: precision='float64' runs on the CPU only, got device 'cuda'")
+        device_type = "cpu"
+    request = BuildRequest(
+        path=str(_find_shader(path)),
+        defines={name: _define(name, value) for name, value in (defines or {}).items()},
+        include_paths=(*(os.path.abspath(folder) for folder in include_paths), str(shader_folder())),
+        precision=precision,
+        fast_math=fast_math,
+    )
+    return Module(request, device_type)
+
+
+def _load(request: BuildRequest, device_type: str) -> Any:
+    if device_type == "cpu":
+        return load_cpu_module(request)
+    if device_type == "cuda":
+        from .cuda_engine import load_cuda_module
+
+        return load_cuda_module(request)
+    raise ValueError(f"kernels run on 'cpu' and 'cuda', got a tensor on {device_type!r}")
+
+
+def _find_shader(path: str | os.PathLike[str]) -> Path:
+    given = Path(path)
+    if given.is_file():
+        return given.resolve()
+    if given.suffix in ("", ".slang"):
+        shipped = shader_folder() / given.with_suffix(".slang")
+        if len(given.parts) == 1 and shipped.is_file():
+            return shipped.resolve()
+    names = sorted(shader.stem for shader in shader_folder().glob("*.slang"))
+    raise FileNotFoundError(f"load_module: no file {given}, and no shipped shader of that name; shipped are {names}")
+
+
+def _define(name: str, value: Any) -> str:
+    if not name.isidentifier():
+        raise ValueError(f"load_module: defines must be named like identifiers, got {name!r}")
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _size(size: Sequence[int], name: str, least: int) -> tuple[int, int, int]:
+    if not isinstance(size, (tuple, list)) or len(size) != 3 or not all(isinstance(n, int) and n >= least for n in size):
+        raise ValueError(f"launchRaw: {name} must be three integers of at least {least}, got {size!r}")
+    return size[0], size[1], size[2]
+
+
+def _first_device(values: Any) -> torch.device | None:
+    """The device of the first tensor among arguments, however deep in tuples and structs."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            return value.device
+        if isinstance(value, (tuple, list, dict)):
+            device = _first_device(value.values() if isinstance(value, dict) else value)
+            if device is not None:
+                return device
+    return None
+
+
+def _structs(families: dict[str, KernelFamily]) -> dict[str, StructType]:
+    found: dict[str, StructType] = {}
+
+    def visit(type_: Any) -> None:
+        if isinstance(type_, StructType):
+            found[type_.name] = type_
+            for field in type_.fields:
+                visit(field.type)
+        elif hasattr(type_, "element"):
+            visit(type_.element)
+
+    for family in families.values():
+        for argument in family.primal.arguments:
+            visit(argument.type)
+    return found
+
+
+__all__ = ["DiffTensorType", "Kernel", "Launchable", "Module", "ShaderError", "TensorType", "load_module"]

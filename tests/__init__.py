@@ -1,0 +1,1 @@
+"""slangrast's tests. A package, so that `tests.references` and `tests.scenes` mean these and no others."""

@@ -1,0 +1,559 @@
+"""The soft image against its reference, by scene and by formula; then what must hold for any scene."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import slangrast as sr
+from tests import scenes
+from tests.combinations import COMBINATIONS, label
+from tests.comparison import (
+    BACKGROUND,
+    FORWARD_TOLERANCE,
+    TAME,
+    assert_images_agree,
+    cast,
+    largest_error,
+    on_every_device,
+    on_every_engine,
+    reference_of,
+)
+from tests.scenes import Scene
+
+every_combination = pytest.mark.parametrize("options", COMBINATIONS, ids=label)
+
+
+def single(scene: Scene) -> Scene:
+    return cast(scene, "cpu", torch.float32)
+
+
+def assert_same(a: sr.SoftImage, b: sr.SoftImage, tolerance: float) -> None:
+    for name, x, y in zip(a._fields, a, b, strict=True):
+        assert largest_error(x, y) <= tolerance, name
+
+
+# Against the reference
+
+
+@on_every_engine
+@pytest.mark.parametrize("scene", scenes.BRANCHES, ids=lambda scene: scene.__name__)
+def test_scene(scene, device: str, dtype: torch.dtype) -> None:
+    # A sliver's barycentrics, so its colours and depths, are ill-conditioned by its proportions, a thousand.
+    tolerance = 1e-3 if scene is scenes.sliver and dtype == torch.float32 else None
+    assert_images_agree(cast(scene(), device, dtype), {**TAME, "background": 0.25}, tolerance)
+
+
+@on_every_engine
+@every_combination
+def test_combination(options: dict, device: str, dtype: torch.dtype) -> None:
+    assert_images_agree(cast(scenes.soup(), device, dtype), {**TAME, **options, "background": 0.25})
+
+
+@on_every_engine
+@pytest.mark.parametrize("coverage", ["squared_distance", "distance", "barycentric", "edge_product"])
+def test_slivers_reach_as_far_as_the_cutoff_says(coverage: str, device: str, dtype: torch.dtype) -> None:
+    """Long thin faces, whose radius of influence is far from round: none of it may be lost in binning."""
+    soup = scenes.soup(12, (61, 75), seed=3)
+    thin = soup.positions.reshape(12, 3, 4).clone()
+    thin[:, 2] = thin[:, 0] + 0.3 * (thin[:, 1] - thin[:, 0]) + 0.02 * (thin[:, 2] - thin[:, 0])
+    one = cast(soup._replace(positions=thin.reshape(36, 4)), device, dtype)
+    options = {**TAME, "coverage": coverage, "gamma": 1.0}
+    tolerance = None if dtype == torch.float64 else 1e-3  # ill-conditioned as slivers are
+    assert_images_agree(one, options, tolerance)
+
+
+@on_every_engine
+@pytest.mark.parametrize("sigma", [1e-7, 1e-4, 1.0])
+def test_sigma_from_sharp_to_very_soft(sigma: float, device: str, dtype: torch.dtype) -> None:
+    one = cast(scenes.soup(25), device, dtype)
+    # d^2 / sigma: an error of 1e-7 in d counts sqrt(10 / sigma) times where it counts at all.
+    tolerance = FORWARD_TOLERANCE[dtype] * max(1.0, 1e-2 / math.sqrt(sigma))
+    assert_images_agree(one, {**TAME, "sigma": sigma}, tolerance)
+
+
+@on_every_engine
+@pytest.mark.parametrize("gamma", [1e-3, 1.0, 100.0])
+def test_gamma(gamma: float, device: str, dtype: torch.dtype) -> None:
+    one = cast(scenes.soup(25), device, dtype)
+    tolerance = FORWARD_TOLERANCE[dtype] * max(1.0, 0.1 / gamma)  # an error of depth is divided by gamma
+    assert_images_agree(one, {**TAME, "gamma": gamma}, tolerance)
+
+
+@pytest.mark.parametrize("aggregation", ["softmax", "additive"])
+def test_the_smallest_gamma(aggregation: str) -> None:
+    options = {**TAME, "gamma": 1e-8, "aggregation": aggregation}
+    assert_images_agree(cast(scenes.soup(25), dtype=torch.float64), options, 1e-6)
+    image = sr.soft_rasterize(*single(scenes.soup(25)), **options)
+    assert all(part.isfinite().all() for part in image)
+    assert image.color.min() >= -1e-6 and image.color.max() <= 1 + 1e-6
+
+
+@on_every_engine
+@pytest.mark.parametrize("cutoff", [1e-30, 1e-8, 1e-2, 0.4])
+def test_cutoff(cutoff: float, device: str, dtype: torch.dtype) -> None:
+    assert_images_agree(cast(scenes.soup(25), device, dtype), {**TAME, "cutoff": cutoff})
+
+
+@on_every_engine
+def test_twenty_thousand_faces(device: str, dtype: torch.dtype) -> None:
+    one = cast(scenes.twenty_thousand_faces(), device, dtype)
+    options = {**TAME, "sigma": 1e-4}
+    image = sr.soft_rasterize(*one, **options)
+    pixels = torch.arange(5, 64 * 48, 61)
+    expected = reference_of(one, options, pixels=pixels)
+    for name, found, wanted in zip(image._fields, image, expected, strict=True):
+        assert found.isfinite().all(), name
+        error = largest_error(found.flatten(1, 2)[:, pixels.to(device)], wanted)
+        # Hundreds of faces in a pixel: now and then one of them is at the cutoff, within rounding.
+        assert error <= (1e-4 if dtype == torch.float32 else 1e-9), f"{name}: error {error:.2e}"
+
+
+@on_every_engine
+@pytest.mark.parametrize("resolution", [(1, 1), (1, 64), (64, 1), (3, 200), (37, 53), (53, 37), (33, 129)])
+def test_resolution(resolution: tuple[int, int], device: str, dtype: torch.dtype) -> None:
+    size = 0.4 * max(resolution) / min(resolution)
+    soup = scenes.soup(20, resolution, size=size, seed=5)
+    assert_images_agree(cast(soup, device, dtype), TAME, few=0.1)
+
+
+@on_every_engine
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4, 7, 13, 40])
+def test_channels(channels: int, device: str, dtype: torch.dtype) -> None:
+    soup = scenes.soup(15, (19, 23))
+    soup = soup._replace(attributes=scenes.colours(45, channels))
+    background = scenes.colours(1, channels)[0].to(device, dtype)
+    assert_images_agree(cast(soup, device, dtype), {**TAME, "background": background})
+
+
+@on_every_engine
+@pytest.mark.parametrize("shape", ["number", "[]", "[C]", "[N, C]", "[N, H, W, C]"])
+def test_background(shape: str, device: str, dtype: torch.dtype) -> None:
+    one = cast(scenes.sphere(), device, dtype)
+    shapes = {"[]": (), "[C]": (3,), "[N, C]": (2, 3), "[N, H, W, C]": (2, 37, 53, 3)}
+    background = torch.rand(shapes.get(shape, ()), dtype=dtype, device=device)
+    background = background.item() if shape == "number" else background
+    batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
+    assert_images_agree(batch, {**TAME, "background": background})
+
+
+@on_every_engine
+def test_softness_for_each_image(device: str, dtype: torch.dtype) -> None:
+    one = cast(scenes.sphere(), device, dtype)
+    batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
+    each = {"sigma": [1e-3, 1e-1], "gamma": [0.1, 2.0], "epsilon": [0.5, -0.5]}
+    each = {name: torch.tensor(value, dtype=dtype, device=device) for name, value in each.items()}
+    assert_images_agree(batch, {**TAME, **each})
+
+
+# Conventions
+
+
+def small_face(x: float, y: float, resolution: tuple[int, int], size: float = 0.2) -> Scene:
+    """A counter-clockwise face around a screen point."""
+    corners = [[x - size, y - size], [x + size, y - size], [x, y + size]]
+    return single(scenes.scene(corners, 4.0, [[0, 1, 2]], resolution))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "row", "column"),
+    [(-1.5, 0.5, 0, 0), (1.5, 0.5, 0, 3), (-0.5, -0.5, 1, 1)],  # pixel centres of a 2 x 4 image
+)
+def test_row_0_is_the_top_and_the_shorter_side_spans_two(x: float, y: float, row: int, column: int) -> None:
+    one = small_face(x, y, (2, 4))
+    silhouette = sr.soft_silhouette(one.positions, one.triangles, (2, 4), far=10.0)
+    assert (silhouette[0] > 0.5).nonzero().tolist() == [[row, column]]
+
+
+def test_counter_clockwise_faces_front() -> None:
+    one = small_face(0.0, 0.0, (9, 9))
+    options = {**TAME, "cull_backfaces": True}
+    assert sr.soft_rasterize(*one, **options).silhouette.max() > 0
+    assert sr.soft_rasterize(*one._replace(triangles=one.triangles.flip(1)), **options).silhouette.max() == 0
+
+
+def test_culling_is_dropping_the_back_faces() -> None:
+    sphere = single(scenes.sphere())
+    front = sphere.positions.double()[sphere.triangles]
+    points = front[..., :2] / front[..., 3:]
+    a, b = points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]
+    front = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] > 0
+    assert 0.2 < front.double().mean() < 0.8
+    kept = sphere._replace(triangles=sphere.triangles[front])
+    culled = sr.soft_rasterize(*sphere, **TAME, cull_backfaces=True)
+    assert_same(culled, sr.soft_rasterize(*kept, **TAME), 1e-6)
+    assert not torch.allclose(culled.silhouette, sr.soft_rasterize(*sphere, **TAME).silhouette)
+
+
+def test_an_empty_image_is_the_background() -> None:
+    one = single(scenes.no_faces())
+    image = sr.soft_rasterize(*one, background=torch.tensor(BACKGROUND), far=7.0)
+    assert torch.equal(image.color, torch.tensor(BACKGROUND).expand(1, 5, 7, 3))
+    assert (image.silhouette == 0).all() and (image.depth == 7).all()
+    assert (sr.soft_rasterize(*one).color == 0).all()
+    assert sr.soft_rasterize(*one).depth.unique().tolist() == [100]
+
+
+def test_no_vertices() -> None:
+    image = sr.soft_rasterize(
+        torch.zeros(0, 4), torch.zeros(0, 3, dtype=torch.int32), torch.zeros(0, 3), (4, 5)
+    )
+    assert image.color.shape == (1, 4, 5, 3) and (image.silhouette == 0).all()
+
+
+@pytest.mark.parametrize("perspective_correct", [True, False])
+def test_depths_and_attributes_of_a_tilted_plane(perspective_correct: bool) -> None:
+    """View-space coordinates as attributes: perspective-correct ones are the ray's point."""
+    one = scenes.covers_everything()
+    view = one.positions.clone()
+    attributes = torch.stack([view[:, 0] * 11 / 7, view[:, 1], view[:, 3]], dim=1)
+    image = sr.soft_rasterize(
+        *single(one._replace(attributes=attributes)),
+        **{**TAME, "gamma": 1e-3},
+        perspective_correct=perspective_correct,
+    )
+    x, y, z = image.color.unbind(-1)
+    columns, rows = torch.arange(11), torch.arange(7)[:, None]
+    expected = (2 * columns + 1 - 11) / 7 * z, (7 - 2 * rows - 1) / 7 * z, image.depth
+    agree = [torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip((x, y, z), expected, strict=True)]
+    assert agree == [perspective_correct] * 3
+
+
+# Parameters
+
+
+def test_defaults() -> None:
+    parameters = inspect.signature(sr.soft_rasterize).parameters
+    documented = {
+        "sigma": 1e-4,
+        "gamma": 1e-4,
+        "epsilon": 1e-3,
+        "background": None,
+        "near": 1.0,
+        "far": 100.0,
+        "depth": "view",
+        "coverage": "squared_distance",
+        "falloff": "logistic",
+        "aggregation": "softmax",
+        "silhouette": "probabilistic",
+        "perspective_correct": True,
+        "cull_backfaces": False,
+        "cutoff": 1e-4,
+    }
+    assert {name: parameters[name].default for name in documented} == documented
+    assert list(parameters)[:4] == ["positions", "triangles", "attributes", "resolution"]
+    shared = set(documented) - {"gamma", "epsilon", "background", "aggregation", "perspective_correct"}
+    silhouette = inspect.signature(sr.soft_silhouette).parameters
+    assert {name: silhouette[name].default for name in shared} == {name: documented[name] for name in shared}
+
+
+@pytest.mark.parametrize(
+    ("changed", "color", "silhouette", "depth"),
+    [
+        ({"sigma": 5e-3}, True, True, True),
+        ({"gamma": 0.2}, True, False, True),
+        ({"epsilon": 0.9}, True, False, True),
+        ({"background": 0.5}, True, False, False),
+        ({"near": 0.5}, True, False, True),
+        ({"near": 3.0}, True, True, True),
+        ({"far": 20.0}, True, False, True),
+        ({"far": 5.0}, True, True, True),
+        ({"depth": "ndc"}, True, False, True),
+        ({"coverage": "distance"}, True, True, True),
+        ({"coverage": "barycentric"}, True, True, True),
+        ({"coverage": "edge_product"}, True, True, True),
+        ({"coverage": "hard"}, True, True, True),
+        ({"aggregation": "additive"}, True, False, True),
+        ({"aggregation": "hard"}, True, False, True),
+        ({"silhouette": "max"}, False, True, False),
+        ({"silhouette": "sum"}, False, True, False),
+        ({"perspective_correct": False}, True, False, False),
+        ({"cull_backfaces": True}, True, True, True),
+        ({"cutoff": 0.3}, True, True, True),
+    ],
+    ids=lambda value: "-".join(map(str, [*value, *value.values()])) if isinstance(value, dict) else "",
+)
+def test_every_parameter_changes_what_it_should(
+    changed: dict, color: bool, silhouette: bool, depth: bool
+) -> None:
+    soup = single(scenes.soup(25))
+    before, after = sr.soft_rasterize(*soup, **TAME), sr.soft_rasterize(*soup, **{**TAME, **changed})
+    moved = [largest_error(a, b) > 1e-3 for a, b in zip(before, after, strict=True)]
+    assert moved == [color, silhouette, depth]
+
+
+@pytest.mark.parametrize("options", COMBINATIONS[:15:4], ids=label)
+def test_soft_silhouette_is_the_silhouette_of_soft_rasterize(options: dict) -> None:
+    soup = single(scenes.soup(25))
+    whole = sr.soft_rasterize(*soup, **TAME, **options).silhouette
+    names = ("coverage", "silhouette", "depth")
+    shared = {
+        **{name: TAME[name] for name in ("sigma", "near", "far")},
+        **{name: options[name] for name in names},
+    }
+    alone = sr.soft_silhouette(soup.positions, soup.triangles, soup.resolution, **shared)
+    assert alone.shape == (1, 37, 53)
+    assert largest_error(alone, whole) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sigma": 1e-3},
+        {"near": 3.0},
+        {"far": 5.0},
+        {"depth": "ndc"},
+        {"coverage": "hard"},
+        {"silhouette": "max"},
+        {"cull_backfaces": True},
+        {"cutoff": 0.3},
+    ],
+    ids=lambda changed: "-".join(map(str, [*changed, *changed.values()])),
+)
+def test_every_parameter_of_soft_silhouette(changed: dict) -> None:
+    soup = single(scenes.soup(25))
+    soup.positions[:, 2] *= 1.5  # so that NDC depths leave the range where view depths do not
+    options = {"sigma": 1e-2, "near": 1.0, "far": 10.0}
+    before = sr.soft_silhouette(soup.positions, soup.triangles, soup.resolution, **options)
+    after = sr.soft_silhouette(soup.positions, soup.triangles, soup.resolution, **{**options, **changed})
+    assert largest_error(before, after) > 1e-3
+
+
+# Inputs
+
+
+def test_batches_equal_single_images() -> None:
+    soup = single(scenes.soup(25))
+    shifts = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.3, -0.2, 0.0, 0.0], [-0.5, 0.4, 0.1, 0.3]])
+    positions = soup.positions + shifts[:, None]
+    attributes = torch.rand(3, 75, 3)
+    sigma, background = torch.tensor([1e-2, 1e-3, 1e-4]), torch.rand(3, 37, 53, 3)
+    whole = sr.soft_rasterize(
+        positions,
+        soup.triangles,
+        attributes,
+        soup.resolution,
+        **{**TAME, "sigma": sigma, "background": background},
+    )
+    for n in range(3):
+        options = {**TAME, "sigma": sigma[n].item(), "background": background[n : n + 1]}
+        alone = sr.soft_rasterize(positions[n], soup.triangles, attributes[n], soup.resolution, **options)
+        assert_same(sr.SoftImage(*(part[n : n + 1] for part in whole)), alone, 1e-6)
+
+
+def test_unbatched_inputs_are_a_batch_of_one() -> None:
+    soup = single(scenes.soup(25))
+    image = sr.soft_rasterize(*soup, **TAME)
+    assert image.color.shape == (1, 37, 53, 3)
+    assert image.silhouette.shape == image.depth.shape == (1, 37, 53)
+    batch = soup._replace(positions=soup.positions[None], attributes=soup.attributes[None])
+    assert_same(image, sr.soft_rasterize(*batch, **TAME), 1e-6)
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values, every second element of a larger tensor with its axes reversed."""
+    wide = torch.full([2 * size for size in reversed(x.shape)], math.nan, dtype=x.dtype)
+    view = wide[tuple(slice(None, None, 2) for _ in x.shape)].permute(*reversed(range(x.ndim)))
+    view.copy_(x)
+    assert not view.is_contiguous()
+    return view
+
+
+def test_strided_and_expanded_inputs() -> None:
+    soup = single(scenes.soup(25))
+    background = torch.rand(2, 37, 53, 3)
+    positions = torch.stack([soup.positions] * 2)
+    expected = sr.soft_rasterize(
+        positions, soup.triangles, soup.attributes, soup.resolution, **TAME, background=background
+    )
+    expanded = sr.soft_rasterize(
+        soup.positions.expand(2, -1, -1),
+        soup.triangles,
+        soup.attributes.expand(2, -1, -1),
+        soup.resolution,
+        **TAME,
+        background=background,
+    )
+    triangles = soup.triangles.T.contiguous().T
+    scattered = sr.soft_rasterize(
+        strided(positions),
+        triangles,
+        strided(soup.attributes),
+        soup.resolution,
+        **TAME,
+        background=strided(background),
+    )
+    assert_same(expected, expanded, 1e-6)
+    assert_same(expected, scattered, 1e-6)
+
+
+def test_int32_triangles() -> None:
+    soup = single(scenes.soup(25))
+    narrow = soup._replace(triangles=soup.triangles.int())
+    assert_same(sr.soft_rasterize(*soup, **TAME), sr.soft_rasterize(*narrow, **TAME), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_inputs_are_computed_in_single_precision(dtype: torch.dtype) -> None:
+    half = cast(scenes.soup(25), dtype=dtype)
+    expected = sr.soft_rasterize(*cast(half), **TAME)
+    found = sr.soft_rasterize(*half, **TAME)
+    assert_same(found, expected, 1e-6)
+    assert found.color.dtype == torch.float32
+
+
+def test_the_same_input_gives_the_same_image() -> None:
+    soup = single(scenes.soup(60))
+    first, second = sr.soft_rasterize(*soup, **TAME), sr.soft_rasterize(*soup, **TAME)
+    assert_same(first, second, 1e-6)
+
+
+# Properties
+
+
+def moved(one: Scene, columns: int, rows: int) -> Scene:
+    """`one` by whole pixels to the right and down."""
+    height, width = one.resolution
+    shift = torch.tensor([2 * columns / width, -2 * rows / height], dtype=one.positions.dtype)
+    positions = one.positions.clone()
+    positions[:, :2] += shift * positions[:, 3:]
+    return one._replace(positions=positions)
+
+
+@every_combination
+def test_translation_by_whole_pixels(options: dict) -> None:
+    one = scenes.sphere(1, (29, 41))
+    before = sr.soft_rasterize(*one, **TAME, **options)
+    after = sr.soft_rasterize(*moved(one, 3, -2), **TAME, **options)
+    for a, b in zip(before, after, strict=True):
+        assert largest_error(a[:, 2:, :-3], b[:, :-2, 3:]) <= 1e-9
+
+
+@every_combination
+def test_the_order_of_faces_and_of_their_vertices_does_not_matter(options: dict) -> None:
+    soup = scenes.soup(25)
+    order = torch.randperm(25)
+    triangles = soup.triangles[order].roll(1, dims=1)
+    triangles[::2] = triangles[::2].flip(1)
+    before = sr.soft_rasterize(*soup, **TAME, **options)
+    after = sr.soft_rasterize(*soup._replace(triangles=triangles), **TAME, **options)
+    assert_same(before, after, 1e-9)
+
+
+@pytest.mark.parametrize("aggregation", ["softmax", "additive", "hard"])
+def test_colours_stay_in_the_hull_of_the_inputs(aggregation: str) -> None:
+    soup = single(scenes.soup(60))
+    attributes = 0.3 + 0.2 * soup.attributes
+    image = sr.soft_rasterize(
+        *soup._replace(attributes=attributes), **TAME, aggregation=aggregation, background=0.4
+    )
+    assert image.color.min() >= 0.3 - 1e-6 and image.color.max() <= 0.5 + 1e-6
+    assert image.silhouette.min() >= 0 and image.silhouette.max() <= 1
+    assert image.depth.min() >= 2 - 1e-5 and image.depth.max() <= scenes.FAR + 1e-5
+
+
+@pytest.mark.parametrize("coverage", ["squared_distance", "distance", "barycentric", "edge_product"])
+def test_coverage_falls_with_distance(coverage: str) -> None:
+    """Along the row through a face's middle, from its inside to the right."""
+    one = single(scenes.scene([[-3.0, -0.5], [0.3, 0.0], [-3.0, 0.5]], 4.0, [[0, 1, 2]], (201, 201)))
+    options = {"sigma": 0.1, "far": 10.0, "coverage": coverage, "cutoff": 1e-12}
+    row = sr.soft_silhouette(one.positions, one.triangles, one.resolution, **options)[0, 100, 98:]
+    assert (row.diff() <= 0).all() and row[0] > 0.5 and row[-1] < 0.5
+    assert (row.diff()[:4] < 0).all()
+
+
+def test_faces_that_cannot_be_seen_leave_no_trace() -> None:
+    good = single(scenes.shared_edge())
+    broken = torch.tensor(
+        [
+            [math.nan, 0, 0, 3],
+            [0, math.inf, 0, 3],
+            [0, 0, math.nan, 3],
+            [0, 0, 0, math.nan],
+            [0.1, 0.2, 3, -1],
+            [0.1, 0.2, 3, 0],
+            [0, 0, 0, math.inf],
+            [3e38, 0, 0, 1e-3],
+            [0, 0, 3e38, 1e-3],
+        ]
+    )
+    triangles = torch.tensor([[0, 1, 4 + k] for k in range(len(broken))])
+    faces = torch.cat([triangles[:4], good.triangles[:1], triangles[4:], good.triangles[1:]])
+    both = Scene(
+        torch.cat([good.positions, broken]),
+        faces,
+        torch.cat([good.attributes, torch.ones(len(broken), 3)]),
+        good.resolution,
+    )
+    assert_same(sr.soft_rasterize(*both, **TAME), sr.soft_rasterize(*good, **TAME), 1e-6)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_of_equal_depths_the_hard_image_shows_the_first_face(order: list[int]) -> None:
+    """NDC depth 0 at every vertex is 0 exactly at every pixel."""
+    one = single(scenes.equal_depths())
+    one.positions[:, 2] = 0
+    attributes = torch.eye(3).repeat_interleave(3, dim=0)[:6]
+    triangles = torch.tensor([[0, 1, 2], [3, 5, 4]])[order]
+    image = sr.soft_rasterize(
+        one.positions,
+        triangles,
+        attributes,
+        one.resolution,
+        depth="ndc",
+        aggregation="hard",
+        far=10.0,
+        sigma=1e-3,
+    )
+    assert image.color[0, 4, 4].tolist() == attributes[triangles[0, 0]].tolist()
+
+
+def test_the_hard_image_shows_the_nearest_face() -> None:
+    near, far = small_face(0.0, 0.0, (9, 9), 0.3), small_face(0.0, 0.0, (9, 9), 0.85)
+    positions = torch.cat([far.positions * 2, near.positions])  # twice as far away
+    attributes = torch.tensor([[0.0, 1.0, 0.0]] * 3 + [[1.0, 0.0, 0.0]] * 3)
+    image = sr.soft_rasterize(
+        positions,
+        torch.arange(6).reshape(2, 3),
+        attributes,
+        (9, 9),
+        aggregation="hard",
+        background=0.5,
+        far=10.0,
+    )
+    for row, color, depth in ((4, [1, 0, 0], 4), (7, [0, 1, 0], 8), (0, [0.5, 0.5, 0.5], 10)):
+        assert image.color[0, row, 4].tolist() == pytest.approx(color)
+        assert image.depth[0, row, 4].item() == pytest.approx(depth)
+
+
+def test_a_sharp_image_is_the_hard_image() -> None:
+    sphere = cast(scenes.sphere(2), dtype=torch.float64)
+    sharp = {**TAME, "sigma": 1e-9, "gamma": 1e-5, "epsilon": -1.0, "cutoff": 0.4}
+    soft = sr.soft_rasterize(*sphere, **sharp)
+    hard = sr.soft_rasterize(*sphere, **{**sharp, "aggregation": "hard", "coverage": "hard"})
+    inside = soft.silhouette > 1 - 1e-6
+    assert 0.2 < inside.double().mean() < 0.8
+    assert (soft.color - hard.color)[inside].abs().max() < 1e-3
+    assert (soft.depth - hard.depth)[inside].abs().max() < 1e-3
+
+
+@pytest.mark.cuda
+@every_combination
+def test_cpu_and_cuda_agree(options: dict) -> None:
+    soup = scenes.soup(40)
+    on_cpu = sr.soft_rasterize(*cast(soup, "cpu"), **TAME, **options)
+    on_cuda = sr.soft_rasterize(*cast(soup, "cuda"), **TAME, **options)
+    for name, a, b in zip(on_cpu._fields, on_cpu, on_cuda, strict=True):
+        error = (a - b.cpu()).abs() / max(1.0, a.abs().max().item())
+        # But for the few pixels where a fragment is at a threshold, within rounding.
+        assert (error > 1e-5).double().mean() < 5e-3, name
+
+
+@on_every_device
+def test_the_image_is_on_the_device_of_its_inputs(device: str) -> None:
+    image = sr.soft_rasterize(*cast(scenes.soup(5), device), **TAME)
+    assert {part.device.type for part in image} == {device}
