@@ -1,7 +1,8 @@
 # make demo and make test do all the set-up themselves, in .venv. What each target does: make help.
 #
 # Variables: PYTHON (the interpreter to make .venv from), SLANGRAST_CXX (the host compiler), TORCH_INDEX (a package
-# index that has torch's CPU build, where the default one has not), OUT (where the demo writes), PYTEST (further arguments).
+# index that has torch's CPU build, where the default one has not), OUT (where the demo writes), PYTEST (further arguments),
+# CUDA_TORCH (the torch for cuda-check, as pip names it; built for the major version of CUDA that nvcc has).
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -9,8 +10,10 @@ SHELL := bash
 
 OUT ?= demo
 PYTEST ?=
+export CUDA_TORCH ?= torch==2.11.0
 python := .venv/bin/python
 installed := .venv/.installed
+cuda_installed := .venv-cuda/.installed
 
 .PHONY: help demo test lint types unit wheel bench cuda-check format clean
 
@@ -43,8 +46,13 @@ wheel: $(installed)  ## build the wheel, install it into an empty environment, r
 bench: $(installed)  ## time the rasterizer against plain PyTorch
 	$(python) -m benchmarks
 
-cuda-check: $(installed)  ## send every kernel through the CUDA engine as far as this machine can go
-	$(python) -m tests.cuda_check
+$(cuda_installed): pyproject.toml constraints.txt tools/set_up_cuda.sh
+	@echo "Setting up .venv-cuda with a CUDA torch (5 GB, a few minutes the first time)"
+	@tools/set_up_cuda.sh .venv-cuda
+	@touch $@
+
+cuda-check: $(cuda_installed)  ## send every kernel through the CUDA engine, as far as a machine without a GPU can go
+	.venv-cuda/bin/python -m tests.cuda_check
 
 format: $(installed)  ## let ruff format and fix what it can
 	$(python) -m ruff format .

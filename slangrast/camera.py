@@ -202,9 +202,7 @@ class Camera:
         """
         return self._with_lens(self.view, fov_degrees, aspect, near, far)
 
-    def orthographic(
-        self, height: Value = 2.0, aspect: Value = 1.0, near: Value = 1.0, far: Value = 100.0
-    ) -> Camera:
+    def orthographic(self, height: Value = 2.0, aspect: Value = 1.0, near: Value = 1.0, far: Value = 100.0) -> Camera:
         """The same pose with parallel rays; w is 1 everywhere, so soft images need `depth="ndc"`.
 
         Args:
@@ -219,9 +217,7 @@ class Camera:
         Raises:
             TypeError, ValueError: wrong shapes, or values out of range (checked on the CPU).
         """
-        view, *lens = together(
-            "orthographic", view=self.view, height=height, aspect=aspect, near=near, far=far
-        )
+        view, *lens = together("orthographic", view=self.view, height=height, aspect=aspect, near=near, far=far)
         return type(self)(view, orthographic_matrix(*lens))
 
     @property
@@ -240,9 +236,7 @@ class Camera:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Camera:
         """The camera on another device or in another floating-point dtype; gradients flow back through it."""
-        return type(self)(
-            self.view.to(device=device, dtype=dtype), self.projection.to(device=device, dtype=dtype)
-        )
+        return type(self)(self.view.to(device=device, dtype=dtype), self.projection.to(device=device, dtype=dtype))
 
     def __len__(self) -> int:
         return len(self.view)

@@ -21,9 +21,7 @@ def _check_images(function: str, prediction: Tensor, target: Tensor) -> None:
         shape = list(prediction.shape)
         raise ValueError(f"{function}: target must have prediction's shape {shape}, got {describe(target)}")
     if prediction.device != target.device:
-        raise ValueError(
-            f"{function}: target must be on prediction's device {prediction.device}, got {target.device}"
-        )
+        raise ValueError(f"{function}: target must be on prediction's device {prediction.device}, got {target.device}")
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -78,9 +76,7 @@ def silhouette_iou(prediction: Tensor, target: Tensor) -> Tensor:
     """
     _check_images("silhouette_iou", prediction, target)
     if prediction.ndim not in (2, 3):
-        raise ValueError(
-            f"silhouette_iou: prediction must be [N, H, W] or [H, W], got {describe(prediction)}"
-        )
+        raise ValueError(f"silhouette_iou: prediction must be [N, H, W] or [H, W], got {describe(prediction)}")
     product = prediction * target
     intersection = product.sum(dim=(-2, -1))
     union = (prediction + target - product).sum(dim=(-2, -1))
@@ -97,9 +93,7 @@ def _checked(function: str, vertices: Tensor, triangles: Tensor | Topology) -> T
     topology = triangles if isinstance(triangles, Topology) else topology_of(triangles)
     device = topology.triangles.device
     if device != vertices.device:
-        raise ValueError(
-            f"{function}: triangles must be on the device of vertices, {vertices.device}, got {device}"
-        )
+        raise ValueError(f"{function}: triangles must be on the device of vertices, {vertices.device}, got {device}")
     if topology.vertex_bound > vertices.shape[-2]:
         count, largest = vertices.shape[-2], topology.vertex_bound - 1
         raise ValueError(f"{function}: triangles must index the {count} vertices, got index {largest}")
@@ -166,9 +160,7 @@ def flatten(vertices: Tensor, triangles: Tensor | Topology) -> Tensor:
     return bend.sum() / components.shape[1]
 
 
-def edge_length(
-    vertices: Tensor, triangles: Tensor | Topology, target_length: float | Tensor | str = 0.0
-) -> Tensor:
+def edge_length(vertices: Tensor, triangles: Tensor | Topology, target_length: float | Tensor | str = 0.0) -> Tensor:
     """How far edges are from a wanted length: sum over edges of (|e| - target_length)^2.
 
     Args:

@@ -165,20 +165,12 @@ def icosphere(
 
 def _hull_of_icosahedron(vertices: np.ndarray) -> np.ndarray:
     """[20, 3]: all triples of mutually adjacent vertices, counter-clockwise seen from outside."""
-    near = (
-        np.linalg.norm(vertices[:, None] - vertices[None], axis=2) < 1.2
-    )  # edges are 1.05 long, diagonals 1.70
+    near = np.linalg.norm(vertices[:, None] - vertices[None], axis=2) < 1.2  # edges are 1.05 long, diagonals 1.70
     triples = [
-        (a, b, c)
-        for a in range(12)
-        for b in range(a)
-        for c in range(b)
-        if near[a, b] and near[b, c] and near[c, a]
+        (a, b, c) for a in range(12) for b in range(a) for c in range(b) if near[a, b] and near[b, c] and near[c, a]
     ]
     inward = [np.linalg.det(vertices[list(triple)]) < 0 for triple in triples]
-    return np.array(
-        [(a, c, b) if flip else (a, b, c) for (a, b, c), flip in zip(triples, inward, strict=True)]
-    )
+    return np.array([(a, c, b) if flip else (a, b, c) for (a, b, c), flip in zip(triples, inward, strict=True)])
 
 
 def _cut_in_four(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,14 +180,10 @@ def _cut_in_four(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarra
     a, b, c = triangles.T
     ab, bc, ca = len(vertices) + edge_of_side.reshape(-1, 3).T
     quarters = np.stack(((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)))  # [4, 3, F]
-    return np.concatenate((vertices, vertices[edges].mean(axis=1))), quarters.transpose(2, 0, 1).reshape(
-        -1, 3
-    )
+    return np.concatenate((vertices, vertices[edges].mean(axis=1))), quarters.transpose(2, 0, 1).reshape(-1, 3)
 
 
-def cube(
-    side: float = 1.0, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
-) -> Mesh:
+def cube(side: float = 1.0, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Mesh:
     """A closed cube around the origin: 8 shared vertices, 12 triangles.
 
     Args:
@@ -207,9 +195,7 @@ def cube(
         ValueError: `side` is not above 0.
     """
     _check_positive("cube", side=side)
-    vertices = [
-        [x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)
-    ]  # index 4 x + 2 y + z
+    vertices = [[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)]  # index 4 x + 2 y + z
     squares = [
         (0, 1, 3, 2),
         (4, 6, 7, 5),

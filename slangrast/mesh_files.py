@@ -86,9 +86,7 @@ def _arrays_of(geometry: Any) -> MeshArrays:
     uv = getattr(visual, "uv", None)
     # Only colours stored per vertex: trimesh would otherwise make some up from faces or materials.
     colors = np.asarray(visual.vertex_colors)[:, :3] / 255 if visual.kind == "vertex" else None
-    return MeshArrays(
-        vertices, triangles, uv if uv is not None and len(uv) == len(vertices) else None, colors
-    )
+    return MeshArrays(vertices, triangles, uv if uv is not None and len(uv) == len(vertices) else None, colors)
 
 
 def _concatenate(parts: list[MeshArrays]) -> MeshArrays:
@@ -138,8 +136,6 @@ def _obj_text(mesh: Any) -> str:
     # trimesh writes a fixed number of decimals: a mesh in small units needs more to keep float32's 7 digits.
     extent = float(np.abs(mesh.vertices).max(initial=0.0))
     digits = 8 + max(0, -int(np.floor(np.log10(extent)))) if extent > 0 else 8
-    text = mesh.export(
-        file_type="obj", digits=digits, write_texture=False, include_normals=False, header=None
-    )
+    text = mesh.export(file_type="obj", digits=digits, write_texture=False, include_normals=False, header=None)
     # The material would be a white image of trimesh's making: leave it out, so that one file is one mesh.
     return "".join(line for line in text.splitlines(True) if not line.startswith(("mtllib", "usemtl")))

@@ -67,9 +67,7 @@ def _face_normals(function: str, vertices: Tensor, triangles: Tensor) -> surface
     check_triangles(function, triangles)
     device = triangles.device
     if device != vertices.device:
-        raise ValueError(
-            f"{function}: triangles must be on the device of vertices, {vertices.device}, got {device}"
-        )
+        raise ValueError(f"{function}: triangles must be on the device of vertices, {vertices.device}, got {device}")
     # Only on the CPU: elsewhere reading the range would make every step wait for the device.
     smallest, largest = index_range(triangles) if device.type == "cpu" else (0, -1)
     if smallest < 0 or largest >= vertices.shape[-2]:
@@ -127,9 +125,7 @@ def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
 
 
 def _color(color: Color, like: Tensor) -> Tensor:
-    return (
-        color if isinstance(color, Tensor) else torch.as_tensor(color, dtype=like.dtype, device=like.device)
-    )
+    return color if isinstance(color, Tensor) else torch.as_tensor(color, dtype=like.dtype, device=like.device)
 
 
 def _vector(function: str, argument: str, value: Tensor) -> Tensor:

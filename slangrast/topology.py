@@ -80,9 +80,7 @@ class Topology:
         (faces,) = torch.nonzero((a != b) & (b != c) & (c != a), as_tuple=True)
         a, b, c = self.triangles[faces].unbind(1)
         start, end = torch.cat((a, b, c)), torch.cat((b, c, a))
-        keys, order = torch.sort(
-            torch.minimum(start, end) * self.vertex_bound + torch.maximum(start, end), stable=True
-        )
+        keys, order = torch.sort(torch.minimum(start, end) * self.vertex_bound + torch.maximum(start, end), stable=True)
         return keys, faces.repeat(3)[order], (start < end)[order]
 
     @cached_property

@@ -36,19 +36,13 @@ def together(function: str, **values: Any) -> list[Tensor]:
     converted = {name: _to_tensor(function, name, value) for name, value in values.items()}
     devices = {name: tensor.device for name, (tensor, given) in converted.items() if given}
     if len(set(devices.values())) > 1:
-        raise ValueError(
-            f"{function}: {', '.join(devices)} must be on one device, got {[*map(str, devices.values())]}"
-        )
+        raise ValueError(f"{function}: {', '.join(devices)} must be on one device, got {[*map(str, devices.values())]}")
     double = any(given and tensor.dtype == torch.float64 for tensor, given in converted.values())
     dtype = torch.float64 if double else torch.float32
-    return [
-        tensor.to(device=next(iter(devices.values()), None), dtype=dtype) for tensor, _ in converted.values()
-    ]
+    return [tensor.to(device=next(iter(devices.values()), None), dtype=dtype) for tensor, _ in converted.values()]
 
 
-def check_last_dimensions(
-    function: str, name: str, tensor: Tensor, shape: str, dimensions: tuple[int, ...]
-) -> None:
+def check_last_dimensions(function: str, name: str, tensor: Tensor, shape: str, dimensions: tuple[int, ...]) -> None:
     """Raise unless the last dimensions fit and at most one dimension, the batch, comes before them."""
     leading = tensor.ndim - len(dimensions)
     if leading not in (0, 1) or tuple(tensor.shape[leading:]) != dimensions:
@@ -65,9 +59,7 @@ def broadcast(function: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors, each with a batch dimension in front, at one batch size."""
     sizes = {len(tensor) for tensor in tensors} - {1}
     if len(sizes) > 1:
-        raise ValueError(
-            f"{function}: batch sizes must be equal or 1, got {[len(tensor) for tensor in tensors]}"
-        )
+        raise ValueError(f"{function}: batch sizes must be equal or 1, got {[len(tensor) for tensor in tensors]}")
     count = sizes.pop() if sizes else 1
     return tuple(tensor.expand(count, *tensor.shape[1:]) for tensor in tensors)
 
@@ -96,12 +88,8 @@ def transform(vertices: Tensor, matrix: Tensor) -> Tensor:
         raise TypeError(f"transform: matrix must be {vertices.dtype} like vertices, got {describe(matrix)}")
     check_last_dimensions("transform", "matrix", matrix, "[4, 4] or [N, 4, 4]", (4, 4))
     if matrix.device != vertices.device:
-        raise ValueError(
-            f"transform: matrix must be on the device of vertices, {vertices.device}, got {matrix.device}"
-        )
-    points, matrices = broadcast(
-        "transform", vertices.reshape(-1, *vertices.shape[-2:]), matrix.reshape(-1, 4, 4)
-    )
+        raise ValueError(f"transform: matrix must be on the device of vertices, {vertices.device}, got {matrix.device}")
+    points, matrices = broadcast("transform", vertices.reshape(-1, *vertices.shape[-2:]), matrix.reshape(-1, 4, 4))
     return points @ matrices[:, :, :3].mT + matrices[:, None, :, 3]
 
 
@@ -110,9 +98,7 @@ def look_at_matrix(
 ) -> Tensor:
     """View matrix of a camera at `eye` that looks at `target`; the arguments are those of
     `Camera.look_at`."""
-    points = dict(
-        zip(("eye", "target", "up"), together("look_at", eye=eye, target=target, up=up), strict=True)
-    )
+    points = dict(zip(("eye", "target", "up"), together("look_at", eye=eye, target=target, up=up), strict=True))
     for name, value in points.items():
         check_last_dimensions("look_at", name, value, "[3] or [N, 3]", (3,))
     eye, target, up = broadcast("look_at", *(value.reshape(-1, 3) for value in points.values()))
@@ -129,9 +115,7 @@ def look_at_matrix(
     return _view_matrix("look_at", eye, right, torch.linalg.cross(backward, right), backward, handedness)
 
 
-def _view_matrix(
-    function: str, eye: Tensor, right: Tensor, up: Tensor, backward: Tensor, handedness: str
-) -> Tensor:
+def _view_matrix(function: str, eye: Tensor, right: Tensor, up: Tensor, backward: Tensor, handedness: str) -> Tensor:
     if handedness not in ("right", "left"):
         raise ValueError(f'{function}: handedness must be "right" or "left", got {handedness!r}')
     rotation = torch.stack((right if handedness == "right" else -right, up, backward), dim=1)
@@ -174,14 +158,10 @@ def orbit_matrix(
 def _check_range(function: str, near: Tensor, far: Tensor, *, positive: bool) -> None:
     if not holds(near < far) or (positive and not holds(near > 0)):
         wanted = "0 < near < far" if positive else "near < far"
-        raise ValueError(
-            f"{function}: near and far must satisfy {wanted}, got {near.tolist()} and {far.tolist()}"
-        )
+        raise ValueError(f"{function}: near and far must satisfy {wanted}, got {near.tolist()} and {far.tolist()}")
 
 
-def perspective_matrix(
-    fov_degrees: Value = 30.0, aspect: Value = 1.0, near: Value = 1.0, far: Value = 100.0
-) -> Tensor:
+def perspective_matrix(fov_degrees: Value = 30.0, aspect: Value = 1.0, near: Value = 1.0, far: Value = 100.0) -> Tensor:
     """Projection matrix of a pinhole camera; the arguments are those of `Camera.perspective`."""
     values = together("perspective", fov_degrees=fov_degrees, aspect=aspect, near=near, far=far)
     for name, value in zip(("fov_degrees", "aspect", "near", "far"), values, strict=True):
@@ -198,9 +178,7 @@ def perspective_matrix(
                     [zero, zero, z_scale, z_offset], [zero, zero, zero - 1, zero]])  # fmt: skip
 
 
-def orthographic_matrix(
-    height: Value = 2.0, aspect: Value = 1.0, near: Value = 1.0, far: Value = 100.0
-) -> Tensor:
+def orthographic_matrix(height: Value = 2.0, aspect: Value = 1.0, near: Value = 1.0, far: Value = 100.0) -> Tensor:
     """Projection matrix of a camera with parallel rays; the arguments are those of `Camera.orthographic`."""
     values = together("orthographic", height=height, aspect=aspect, near=near, far=far)
     for name, value in zip(("height", "aspect", "near", "far"), values, strict=True):

@@ -22,9 +22,7 @@ GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-9}  # how near to a kink the two may differ
 
 on_every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-in_both_precisions = pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64], ids=["float32", "float64"]
-)
+in_both_precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 on_every_engine = pytest.mark.parametrize(
     ("device", "dtype"),
     [
@@ -43,9 +41,7 @@ def cast(one: Scene, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
 def double(options: dict) -> dict:
     """Tensors among the options as the reference takes them; on the CPU, because it judges every device."""
     return {
-        name: value.detach().cpu().double().requires_grad_(value.requires_grad)
-        if isinstance(value, Tensor)
-        else value
+        name: value.detach().cpu().double().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
         for name, value in options.items()
     }
 
@@ -96,7 +92,7 @@ def differentiable(one: Scene, options: dict) -> tuple[Scene, dict, dict[str, Te
     leaves = {"positions": positions, "attributes": attributes}
     options = {"background": BACKGROUND, **options}
     for name in SOFTNESS:
-        value = torch.as_tensor(options[name]).detach().to(positions).clone()
+        value = torch.as_tensor(options[name], dtype=positions.dtype, device=positions.device).detach().clone()
         options[name] = leaves[name] = value.requires_grad_()
     return one._replace(positions=positions, attributes=attributes), options, leaves
 
@@ -111,8 +107,14 @@ def cotangents(image: sr.SoftImage, pixels: Tensor) -> list[Tensor]:
 
 
 def gradients(image: sr.SoftImage, leaves: dict[str, Tensor], pixels: Tensor) -> dict[str, Tensor]:
+    upstream = cotangents(image, pixels)
+    # A silhouette of hard coverage, or the depth of nothing, depends on no leaf at all.
+    live = [k for k, part in enumerate(image) if part.requires_grad]
     found = torch.autograd.grad(
-        tuple(image), list(leaves.values()), cotangents(image, pixels), allow_unused=True
+        [image[k] for k in live],
+        list(leaves.values()),
+        [upstream[k] for k in live],
+        allow_unused=True,
     )
     return {
         name: torch.zeros_like(leaf) if gradient is None else gradient
@@ -138,5 +140,7 @@ def assert_gradients_agree(
         assert found[name].isfinite().all(), name
         error = (found[name].cpu().double() - gradient).norm().item()
         allowed = (tolerance or GRADIENT_TOLERANCE[dtype]) * gradient.norm().item()
+        if dtype == torch.float32 and gradient.numel() <= len(one.positions):
+            allowed *= 10  # one number, the sum of thousands of either sign, most of which cancel
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
     return found

@@ -186,13 +186,7 @@ def icosahedron() -> tuple[Tensor, Tensor]:
         dtype=torch.float64,
     )
     edge = (vertices[:, None] - vertices).norm(dim=-1).sub(2).abs() < 1e-9
-    faces = [
-        (i, j, k)
-        for i in range(12)
-        for j in range(i)
-        for k in range(j)
-        if edge[i, j] & edge[j, k] & edge[i, k]
-    ]
+    faces = [(i, j, k) for i in range(12) for j in range(i) for k in range(j) if edge[i, j] & edge[j, k] & edge[i, k]]
     triangles = torch.tensor(faces)
     corners = vertices[triangles]
     outward = torch.linalg.det(corners) > 0

@@ -18,9 +18,7 @@ MESH_LOSSES = [losses.laplacian, losses.flatten, losses.edge_length]
 
 
 def bumpy(mesh: Mesh, amount: float = 0.1) -> Tensor:
-    noise = torch.randn(
-        mesh.vertices.shape, generator=torch.Generator().manual_seed(0), dtype=mesh.vertices.dtype
-    )
+    noise = torch.randn(mesh.vertices.shape, generator=torch.Generator().manual_seed(0), dtype=mesh.vertices.dtype)
     return mesh.vertices + amount * noise
 
 
@@ -73,9 +71,7 @@ def test_image_errors(loss) -> None:
         ValueError, match=rf"{loss.__name__}: target must have prediction's shape \[2, 3\], got \[2, 3, 1\]"
     ):
         loss(torch.zeros(2, 3), torch.zeros(2, 3, 1))
-    with pytest.raises(
-        ValueError, match=f"{loss.__name__}: target must be on prediction's device cpu, got meta"
-    ):
+    with pytest.raises(ValueError, match=f"{loss.__name__}: target must be on prediction's device cpu, got meta"):
         loss(torch.zeros(2, 3), torch.zeros(2, 3, device="meta"))
 
 
@@ -194,9 +190,7 @@ def test_edge_length_errors() -> None:
 
 
 @pytest.mark.parametrize("loss", MESH_LOSSES)
-@pytest.mark.parametrize(
-    "mesh", [cube(dtype=DOUBLE), plane(columns=2, rows=2, dtype=DOUBLE)], ids=["closed", "open"]
-)
+@pytest.mark.parametrize("mesh", [cube(dtype=DOUBLE), plane(columns=2, rows=2, dtype=DOUBLE)], ids=["closed", "open"])
 def test_mesh_loss_gradients(loss, mesh: Mesh) -> None:
     batch = torch.stack((bumpy(mesh), 2 * bumpy(mesh, 0.2))).requires_grad_()
     assert gradcheck(lambda v: loss(v, mesh.triangles), batch)
@@ -283,17 +277,11 @@ def test_mesh_loss_errors(loss) -> None:
     mesh, name = cube(), loss.__name__
     with pytest.raises(ValueError, match=f"{name}: triangles must index the 7 vertices, got index 7"):
         loss(mesh.vertices[:7], mesh.triangles)
-    with pytest.raises(
-        ValueError, match=rf"{name}: vertices must be \[V, 3\] or \[N, V, 3\] float, got \[8, 2\]"
-    ):
+    with pytest.raises(ValueError, match=rf"{name}: vertices must be \[V, 3\] or \[N, V, 3\] float, got \[8, 2\]"):
         loss(mesh.vertices[:, :2], mesh.triangles)
     with pytest.raises(TypeError, match=rf"{name}: vertices must be .* got \[8, 3\] int64"):
         loss(mesh.vertices.long(), mesh.triangles)
-    with pytest.raises(
-        TypeError, match=rf"{name}: triangles must be \[F, 3\] int32 or int64, got \[12, 3\] float32"
-    ):
+    with pytest.raises(TypeError, match=rf"{name}: triangles must be \[F, 3\] int32 or int64, got \[12, 3\] float32"):
         loss(mesh.vertices, mesh.triangles.float())
-    with pytest.raises(
-        ValueError, match=f"{name}: triangles must be on the device of vertices, meta, got cpu"
-    ):
+    with pytest.raises(ValueError, match=f"{name}: triangles must be on the device of vertices, meta, got cpu"):
         loss(mesh.vertices.to("meta"), mesh.triangles)

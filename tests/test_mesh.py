@@ -363,7 +363,4 @@ def test_spot_is_closed_without_its_seams() -> None:
 
 def test_trimesh_is_imported_only_for_files() -> None:
     code = "import sys, slangrast.mesh as m; m.icosphere(1); sys.exit('trimesh' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode
-        == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0

@@ -38,9 +38,7 @@ def fresh_import(tmp_path_factory: pytest.TempPathFactory) -> dict:
     cache = tmp_path_factory.mktemp("import") / "cache"
     environment = {**os.environ, "SLANGRAST_CACHE": str(cache)}
     command = [sys.executable, "-W", "error", "-c", _IMPORT_PROBE]
-    printed = subprocess.run(
-        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
-    )
+    printed = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True)
     return {**json.loads(printed.stdout), "cached": list(cache.rglob("*"))}
 
 
@@ -49,9 +47,7 @@ def test_import_compiles_nothing(fresh_import: dict) -> None:
     assert fresh_import["cached"] == []
 
 
-@pytest.mark.parametrize(
-    "module", ["slangtorch", "trimesh", "matplotlib", "PIL", "torch.utils.cpp_extension"]
-)
+@pytest.mark.parametrize("module", ["slangtorch", "trimesh", "matplotlib", "PIL", "torch.utils.cpp_extension"])
 def test_import_leaves_heavy_modules_for_later(fresh_import: dict, module: str) -> None:
     assert "slangrast" in fresh_import["modules"]
     assert module not in fresh_import["modules"]
@@ -82,9 +78,7 @@ def test_a_checkout_uses_its_own_shaders() -> None:
     assert any(shader_paths.shader_folder().glob("*.slang"))
 
 
-def test_an_installed_package_uses_the_shaders_inside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_package_uses_the_shaders_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = tmp_path / "slangrast" / "shaders"
     packaged.mkdir(parents=True)
     monkeypatch.setattr(shader_paths, "__file__", str(tmp_path / "slangrast" / "runtime" / "shader_paths.py"))

@@ -61,9 +61,7 @@ def test_barycentrics_sum_to_one_and_give_the_point_back() -> None:
     points = torch.randn(11, 2, generator=generator, dtype=torch.float64)
     weights = coverage.barycentrics(points, corners)
     torch.testing.assert_close(weights.sum(-1), torch.ones(11, 7, dtype=torch.float64))
-    torch.testing.assert_close(
-        torch.einsum("pfk,fkd->pfd", weights, corners), points[:, None].expand(11, 7, 2)
-    )
+    torch.testing.assert_close(torch.einsum("pfk,fkd->pfd", weights, corners), points[:, None].expand(11, 7, 2))
 
 
 def logistic(x: float) -> float:
@@ -187,9 +185,7 @@ def test_the_nearest_covering_face(closeness: list, inside: list, kept: list, ex
     assert aggregate("hard", 0.1, closeness, inside, kept) == expected
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("probabilistic", 1 - 0.5 * 0.75), ("max", 0.5), ("sum", 0.75)]
-)
+@pytest.mark.parametrize(("kind", "expected"), [("probabilistic", 1 - 0.5 * 0.75), ("max", 0.5), ("sum", 0.75)])
 def test_silhouettes_in_closed_form(kind: str, expected: float) -> None:
     log_coverage = torch.tensor([[0.5, 0.25, 0.9]], dtype=torch.float64).log()
     kept = torch.tensor([[True, True, False]])
@@ -226,18 +222,14 @@ def test_projection_puts_the_clip_corners_on_the_image_corners() -> None:
 def test_one_pixel_by_hand() -> None:
     """A face at depth 4 that covers the image: D is 1, so colours are weighed by depth alone."""
     points = [[-90.0, -70.0], [110.0, -80.0], [5.0, 140.0]]
-    one = scenes.scene(points, 4.0, [[0, 1, 2]], (1, 1))._replace(
-        attributes=torch.eye(3, dtype=torch.float64)
-    )
-    image = soft_rasterize(*one, sigma=1e-2, gamma=0.5, epsilon=0.25, background=2.0, near=1.0, far=10.0)
-    face = math.exp((10 - 4) / (10 - 1) / 0.5)
-    face = face / (face + math.exp(0.25 / 0.5))
-    weights = coverage.barycentrics(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([points]).double())[
-        0, 0
-    ]
-    expected = [face * w + (1 - face) * 2 for w in weights.tolist()]
-    assert image.color.flatten().tolist() == pytest.approx(expected)
-    assert image.depth.item() == pytest.approx(face * 4 + (1 - face) * 10)
+    one = scenes.scene(points, 4.0, [[0, 1, 2]], (1, 1))._replace(attributes=torch.eye(3, dtype=torch.float64))
+    image = soft_rasterize(*one, sigma=1e-2, gamma=0.3, epsilon=0.7, background=2.1, near=1.0, far=10.0)
+    face = math.exp((10 - 4) / (10 - 1) / 0.3)
+    face = face / (face + math.exp(0.7 / 0.3))
+    weights = coverage.barycentrics(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([points]).double())[0, 0]
+    expected = [face * w + (1 - face) * 2.1 for w in weights.tolist()]
+    assert image.color.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+    assert image.depth.item() == pytest.approx(face * 4 + (1 - face) * 10, rel=1e-12)
     assert image.silhouette.item() == 1
 
 
@@ -274,9 +266,7 @@ def test_a_subset_of_pixels() -> None:
 def test_which_faces_contribute(scene, dropped: list[bool]) -> None:
     one = scene()
     for face, is_dropped in zip(one.triangles, dropped, strict=True):
-        image = soft_silhouette(
-            one.positions, face[None], one.resolution, sigma=1e-2, near=scenes.NEAR, far=scenes.FAR
-        )
+        image = soft_silhouette(one.positions, face[None], one.resolution, sigma=1e-2, near=scenes.NEAR, far=scenes.FAR)
         assert (image.max() == 0) == is_dropped
 
 
@@ -293,9 +283,7 @@ def test_faces_that_are_not_finite_leave_finite_gradients() -> None:
     positions = one.positions.requires_grad_()
     image = soft_rasterize(positions, *one[1:], **SOFT)
     sum(part.sum() for part in image).backward()
-    assert (
-        positions.grad.isfinite().all() and (positions.grad[3] == 0).all() and (positions.grad[0] != 0).any()
-    )
+    assert positions.grad.isfinite().all() and (positions.grad[3] == 0).all() and (positions.grad[0] != 0).any()
 
 
 def test_the_combinations_hold_every_pair_of_choices() -> None:
@@ -317,9 +305,7 @@ def test_gradients_against_finite_differences(options: dict) -> None:
 
     def image(positions, attributes, sigma, gamma, epsilon, background):
         arguments = {**SOFT, "sigma": sigma, "gamma": gamma, "epsilon": epsilon, "background": background}
-        return tuple(
-            soft_rasterize(positions, one.triangles, attributes, one.resolution, **arguments, **options)
-        )
+        return tuple(soft_rasterize(positions, one.triangles, attributes, one.resolution, **arguments, **options))
 
     scalars = [SOFT["sigma"], SOFT["gamma"], SOFT["epsilon"], [0.2, 0.5, 0.9]]
     scalars = [torch.tensor(value, dtype=torch.float64) for value in scalars]

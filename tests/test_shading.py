@@ -149,9 +149,7 @@ def test_normals_errors() -> None:
         shading.face_normals(torch.zeros(4, 3), torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"vertex_normals: triangles must lie in \[0, 4\), got 0 to 4"):
         shading.vertex_normals(torch.zeros(4, 3), torch.tensor([[0, 1, 4]]))
-    with pytest.raises(
-        ValueError, match="face_normals: triangles must be on the device of vertices, meta, got cpu"
-    ):
+    with pytest.raises(ValueError, match="face_normals: triangles must be on the device of vertices, meta, got cpu"):
         shading.face_normals(torch.zeros(4, 3, device="meta"), torch.tensor([[0, 1, 2]]))
 
 

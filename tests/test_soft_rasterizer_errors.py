@@ -30,6 +30,12 @@ def test_the_arguments_are_good_as_they_are() -> None:
     assert sr.soft_rasterize(**arguments()).color.shape == (1, 5, 6, 3)
 
 
+def test_attributes_for_another_number_of_images() -> None:
+    positions = arguments()["positions"].expand(3, V, 4)
+    with pytest.raises(ValueError, match=r"^soft_rasterize: attributes must be .* 3 images .* got 2"):
+        sr.soft_rasterize(**arguments(positions=positions, attributes=torch.zeros(2, V, 3)))
+
+
 INDICES = torch.tensor([[0, 1, 2]])
 
 REFUSED = [
@@ -53,7 +59,6 @@ REFUSED = [
     # attributes
     ("attributes", torch.zeros(V + 1, 3), "got [7, 3] float32"),
     ("attributes", torch.zeros(V), "got [6] float32"),
-    ("attributes", torch.zeros(2, V, 3), "got [2, 6, 3] float32"),
     ("attributes", torch.zeros(V, 3, dtype=torch.int32), "got [6, 3] int32"),
     ("attributes", torch.zeros(V, 3, dtype=torch.float64), "float64"),
     ("attributes", torch.zeros(V, 3, device="meta"), "meta"),
@@ -134,16 +139,13 @@ def test_errors_of_soft_silhouette_carry_its_own_name() -> None:
     positions, triangles, _, resolution = cast(scenes.three_faces())
     with pytest.raises(ValueError, match=r"^soft_silhouette: sigma must"):
         sr.soft_silhouette(positions, triangles, resolution, sigma=-1.0)
-    with pytest.raises(
-        (ValueError, TypeError), match=r"^soft_silhouette: triangles must be \[F, 3\] int32 or int64"
-    ):
+    with pytest.raises((ValueError, TypeError), match=r"^soft_silhouette: triangles must be \[F, 3\] int32 or int64"):
         sr.soft_silhouette(positions, triangles.float(), resolution)
 
 
 def test_a_device_without_an_engine_is_named() -> None:
     on_meta = {
-        name: value.to("meta") if isinstance(value, torch.Tensor) else value
-        for name, value in arguments().items()
+        name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in arguments().items()
     }
     with pytest.raises((ValueError, TypeError), match=r"^soft_rasterize: positions must .* meta"):
         sr.soft_rasterize(**on_meta)

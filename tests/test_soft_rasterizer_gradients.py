@@ -47,14 +47,10 @@ def test_finite_differences(options: dict) -> None:
 
     def image(positions, attributes, sigma, gamma, epsilon, background):
         arguments = {**SOFT, "sigma": sigma, "gamma": gamma, "epsilon": epsilon, "background": background}
-        return tuple(
-            sr.soft_rasterize(positions, one.triangles, attributes, one.resolution, **arguments, **options)
-        )
+        return tuple(sr.soft_rasterize(positions, one.triangles, attributes, one.resolution, **arguments, **options))
 
     # Sums of face weights may be added in any order.
-    assert torch.autograd.gradcheck(
-        image, tuple(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, nondet_tol=1e-10
-    )
+    assert torch.autograd.gradcheck(image, tuple(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, nondet_tol=1e-10)
 
 
 @pytest.mark.parametrize("silhouette", ["probabilistic", "max", "sum"])
@@ -123,9 +119,7 @@ def test_background(shape: tuple, device: str, dtype: torch.dtype) -> None:
 
 @on_every_engine
 @pytest.mark.parametrize("attributes_for_each", [True, False])
-def test_batch_with_softness_for_each_image(
-    attributes_for_each: bool, device: str, dtype: torch.dtype
-) -> None:
+def test_batch_with_softness_for_each_image(attributes_for_each: bool, device: str, dtype: torch.dtype) -> None:
     one = cast(scenes.sphere(), device, dtype)
     batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
     if attributes_for_each:
@@ -169,9 +163,7 @@ def test_twenty_thousand_faces(device: str, dtype: torch.dtype) -> None:
 def test_gradient_of_one_output_alone(output: int, device: str, dtype: torch.dtype) -> None:
     """The others pass no cotangent at all."""
     one, options, leaves = differentiable(cast(scenes.three_faces(), device, dtype), SOFT)
-    exact, exact_options, exact_leaves = differentiable(
-        cast(scenes.three_faces(), "cpu", torch.float64), SOFT
-    )
+    exact, exact_options, exact_leaves = differentiable(cast(scenes.three_faces(), "cpu", torch.float64), SOFT)
     found = sr.soft_rasterize(*one, **options)[output]
     expected = soft_rasterize_reference(*exact, **exact_options)[output]
     upstream = torch.randn(expected.shape, dtype=torch.float64)
@@ -309,9 +301,7 @@ def test_broken_faces_leave_finite_gradients(options: dict, device: str, dtype: 
     triangles = torch.cat([good.triangles] + [torch.tensor([[0, 4 + k, 1]]) for k in range(5)])
     triangles = torch.cat([triangles, torch.tensor([[0, 0, 1], [2, 2, 2]])])
     attributes = torch.cat([good.attributes, torch.ones(5, 3, dtype=torch.float64)])
-    both = good._replace(
-        positions=torch.cat([good.positions, broken]), triangles=triangles, attributes=attributes
-    )
+    both = good._replace(positions=torch.cat([good.positions, broken]), triangles=triangles, attributes=attributes)
 
     def gradients_of(one) -> tuple[Tensor, Tensor]:
         one, arguments, leaves = differentiable(cast(one, device, dtype), TAME)
@@ -327,9 +317,7 @@ def test_broken_faces_leave_finite_gradients(options: dict, device: str, dtype: 
 
 @on_every_engine
 @pytest.mark.parametrize("aggregation", ["softmax", "additive"])
-@pytest.mark.parametrize(
-    "softness", [{"gamma": 1e-8}, {"sigma": 1e-7}, {"sigma": 1e-7, "gamma": 1e-8}], ids=str
-)
+@pytest.mark.parametrize("softness", [{"gamma": 1e-8}, {"sigma": 1e-7}, {"sigma": 1e-7, "gamma": 1e-8}], ids=str)
 def test_extreme_softness_leaves_finite_gradients(
     softness: dict, aggregation: str, device: str, dtype: torch.dtype
 ) -> None:

@@ -29,14 +29,16 @@ pip=("$environment/bin/python" -m pip --disable-pip-version-check --quiet)
 # Unquoted: CUDA_TORCH may hold options, such as --index-url. No cache: pip would keep two more gigabytes.
 # shellcheck disable=SC2086
 "${pip[@]}" install --no-cache-dir $torch
-cuda=$("$environment/bin/python" -c 'import torch; print(torch.version.cuda or "none")')
+cuda=$("$environment/bin/python" -W ignore -c 'import torch; print(torch.version.cuda or "none")')
 release=$(nvcc --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
 [[ ${cuda%%.*} == "${release%%.*}" ]] ||
     stop "$torch was built for CUDA $cuda, and nvcc is $release. Name one that fits, such as" \
         "make cuda-check CUDA_TORCH='torch==2.11.0 --index-url https://download.pytorch.org/whl/cu${release/./}'"
 
-# constraints.txt pins the torch of the CPU environment, which need not be this one.
+# constraints.txt pins the torch of the CPU environment, and a setuptools that an older torch refuses: without the pin of
+# its own version here, pip would then replace the torch above by the newest.
 constraints=$(mktemp)
 trap 'rm -f "$constraints"' EXIT
-grep -v '^torch==' constraints.txt >"$constraints"
+grep -v -e '^torch==' -e '^setuptools==' constraints.txt >"$constraints"
+"${pip[@]}" freeze | grep '^torch==' >>"$constraints"
 "${pip[@]}" install --constraint "$constraints" --editable '.[cuda]'

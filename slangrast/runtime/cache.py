@@ -3,9 +3,11 @@
     <cache>/index/<request>.json      for a request (path, defines, flags, compilers): the files that took part in each
                                       build, by content, and the entry that came of it
     <cache>/entries/<key>/            the files of one build, with their checksums; written aside, then renamed
+    <cache>/building/<request>.<id>/  where an entry is written; its compilers' temporary files are there too
     <cache>/locks/<request>.lock      held (by the kernel, so a killed process lets go) while one process builds
 
-A reader takes no lock. An entry whose checksums do not hold is set aside and built again.
+A reader takes no lock. Whatever has a lock's request in its name is written and removed only under that lock. An entry
+whose checksums do not hold is built again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -31,8 +33,11 @@ _STALE_SECONDS = 24 * 3600
 def cache_folder() -> Path:
     """`SLANGRAST_CACHE`, else the user's cache folder, else (where that cannot be written) a temporary one."""
     if override := os.environ.get("SLANGRAST_CACHE"):
-        folder = Path(override).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(override).expanduser().absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"SLANGRAST_CACHE must name a folder that can be written, got {override}: {error}") from error
         return folder
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     for folder in (Path(base, "slangrast"), Path(tempfile.gettempdir(), f"slangrast-{os.getuid()}")):
@@ -65,68 +70,72 @@ def find_or_build(request: str, searched: Iterable[str], build: Callable[[Path],
     searched = sorted(set(searched))
     if found := _find(cache, request, searched):
         return found
-    locks = cache / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{request}.lock"):
+    for folder in ("locks", "entries", "building", "index"):
+        (cache / folder).mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "locks" / f"{request}.lock"):
         return _find(cache, request, searched) or _build(cache, request, searched, build)
 
 
 def _find(cache: Path, request: str, searched: list[str]) -> Path | None:
-    listing = _listing(searched)
     for record in _read_index(cache, request):
-        if record["listing"] == listing and all(_file_digest(path) == known for path, known in record["files"]):
-            entry = cache / "entries" / record["entry"]
-            if _is_sound(entry):
-                return entry
-            if entry.exists():  # written by a machine that crashed, or damaged since
-                aside = cache / "broken"
-                aside.mkdir(exist_ok=True)
-                with contextlib.suppress(OSError):
-                    os.rename(entry, aside / uuid.uuid4().hex)
-                shutil.rmtree(aside, ignore_errors=True)
+        entry = cache / "entries" / record["entry"]
+        unchanged = all(_file_digest(path) == known for path, known in record["files"])
+        if unchanged and record["rivals"] == _rivals(record["files"], searched) and _is_sound(entry):
+            return entry
     return None
 
 
 def _build(cache: Path, request: str, searched: list[str], build: Callable[[Path], Iterable[str]]) -> Path:
-    entries = cache / "entries"
-    entries.mkdir(parents=True, exist_ok=True)
-    _remove_stale(cache / "building")
+    _remove_leftovers(cache / "building", request)
+    files: list[tuple[str, str]] | None = None
     for _ in range(5):
-        folder = cache / "building" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
+        folder = cache / "building" / f"{request}.{uuid.uuid4().hex}"
+        folder.mkdir()
         try:
-            started = time.time_ns()
+            started, before = time.time_ns(), files
             files = [(path, _file_digest(path)) for path in build(folder)]
-            if any(_modified_since(path, started) for path, _ in files):
-                continue  # saved while it was being compiled: what was built may be neither version
-            key = digest(request, *(f"{path}\0{content}" for path, content in files))
-            sums = {name: _file_digest(str(folder / name)) for name in sorted(os.listdir(folder))}
-            (folder / _CHECKSUMS).write_text(json.dumps(sums))
-            entry = entries / key
-            with contextlib.suppress(OSError):  # the same content under another name may have got there first
-                os.rename(folder, entry)
-            _write_index(cache, request, {"entry": key, "files": files, "listing": _listing(searched)})
+            rivals = _rivals(files, searched)
+            if files != before and any(_modified_since(path, started) for path in (*dict(files), *rivals)):
+                # Saved while it was being compiled: what was built may be neither version. Or the clock that stamps
+                # the file is ahead of ours, and then a second build finds the same contents.
+                continue
+            entry = cache / "entries" / digest(request, *(f"{path}\0{content}" for path, content in files))
+            _put(folder, entry)
+            _write_index(cache, request, {"entry": entry.name, "files": files, "rivals": rivals})
             return entry
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     raise OSError("the shader kept changing while it was being compiled")
 
 
+def _put(folder: Path, entry: Path) -> None:
+    """Make `folder` the entry, in one step, unless the same is there already."""
+    if _is_sound(entry):
+        return
+    sums = {name: _file_digest(str(folder / name)) for name in sorted(os.listdir(folder))}
+    (folder / _CHECKSUMS).write_text(json.dumps(sums))
+    if entry.exists():  # written by a machine that crashed, or damaged since
+        damaged = folder.with_suffix(".damaged")
+        os.rename(entry, damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+    os.rename(folder, entry)
+
+
 def _read_index(cache: Path, request: str) -> list[dict]:
     try:
         records = json.loads((cache / "index" / f"{request}.json").read_text())
-        return [record for record in records if {"entry", "files", "listing"} <= record.keys()]
+        return [record for record in records if {"entry", "files", "rivals"} <= record.keys()]
     except (OSError, ValueError, AttributeError, TypeError):
         return []
 
 
 def _write_index(cache: Path, request: str, record: dict) -> None:
-    index = cache / "index"
-    index.mkdir(exist_ok=True)
-    records = [other for other in _read_index(cache, request) if other["entry"] != record["entry"]]
-    aside = index / f"{request}.{uuid.uuid4().hex}.tmp"
-    aside.write_text(json.dumps([record, *records][:_BUILDS_REMEMBERED]))
-    os.replace(aside, index / f"{request}.json")
+    records = [record, *(other for other in _read_index(cache, request) if other["entry"] != record["entry"])]
+    aside = cache / "index" / f"{request}.tmp"
+    aside.write_text(json.dumps(records[:_BUILDS_REMEMBERED]))
+    os.replace(aside, cache / "index" / f"{request}.json")
+    for forgotten in records[_BUILDS_REMEMBERED:]:
+        shutil.rmtree(cache / "entries" / forgotten["entry"], ignore_errors=True)
 
 
 def _is_sound(entry: Path) -> bool:
@@ -152,17 +161,34 @@ def _modified_since(path: str, moment_ns: int) -> bool:
         return True
 
 
-def _listing(folders: list[str]) -> str:
-    names = []
-    for folder in folders:
+def _rivals(files: Iterable[Sequence[str]], searched: list[str]) -> list[str]:
+    """The files that exist where slangc may look for an import before, or beside, where it found it.
+
+    A build is out of date when one appears, though none of its own files changed. What an import may have been called
+    is the path from any folder that is searched; slangc reads `_` as `-` too, and prefers a module compiled before.
+    Of a symbolic link, slangc tells only where it leads: the others' targets count as rivals.
+    """
+    found = [path for path, _ in files]
+    folders = {*searched, *map(os.path.dirname, found)}
+    names = {os.path.relpath(path, folder) for path in found for folder in folders if path.startswith(folder + os.sep)}
+    names |= {name.replace("_", "-") for name in names}
+    names |= {os.path.splitext(name)[0] + ".slang-module" for name in names}
+    candidates = {os.path.join(folder, name) for folder in folders for name in names}
+    candidates |= {os.path.realpath(link) for folder in folders for link in _links(folder)}
+    return sorted(path for path in candidates.difference(found) if os.path.exists(path))
+
+
+def _links(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as items:
+            return [item.path for item in items if item.name.endswith(".slang") and item.is_symlink()]
+    except OSError:
+        return []
+
+
+def _remove_leftovers(building: Path, request: str) -> None:
+    """Remove what builds that were killed left behind: of this request, whose lock we hold, or long ago."""
+    for item in building.iterdir():
         with contextlib.suppress(OSError):
-            names.append(folder + "\0" + "\0".join(sorted(n for n in os.listdir(folder) if n.endswith(".slang"))))
-    return digest(*names)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what builds that were killed left behind."""
-    with contextlib.suppress(OSError):
-        for item in folder.iterdir():
-            if time.time() - item.stat().st_mtime > _STALE_SECONDS:
+            if item.name.startswith(request) or time.time() - item.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(item, ignore_errors=True)

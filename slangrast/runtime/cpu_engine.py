@@ -5,17 +5,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 
 from .cache import digest, find_or_build
-from .errors import Diagnostic, ShaderError
+from .cuda_text import explain_inline_cuda, refuse_what_needs_a_gpu, widen_literals
+from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
 from .layout import ArrayType, DiffTensorType, PackContext, StructType
 from .signature import KernelFamily, KernelSignature, read_signatures
@@ -64,12 +64,16 @@ class CpuModule:
             argument.type.pack(value, argument.offset, argument.name, context)
         return context
 
-    def launch(self, entry: KernelSignature, packed: PackContext, block: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    def launch(
+        self, entry: KernelSignature, packed: PackContext, block: tuple[int, ...], grid: tuple[int, ...]
+    ) -> None:
         launch = (ctypes.c_uint32 * 7)(*grid, *block, torch.get_num_threads())
         arguments = (ctypes.c_char * len(packed.buffer)).from_buffer(packed.buffer)
+        if self._prints:  # in order with what Python prints before and after
+            sys.stdout.flush()
         getattr(self._library, f"slangrast_launch_{entry.name}")(launch, self._parallel_for, arguments)
         if self._prints:
-            _flush_c_output()
+            ctypes.CDLL(None).fflush(None)
 
 
 def load_cpu_module(request: BuildRequest) -> CpuModule:
@@ -86,55 +90,22 @@ def load_cpu_module(request: BuildRequest) -> CpuModule:
 
 def _build(request: BuildRequest, compiler: HostCompiler, flags: tuple[str, ...], folder: Path) -> Iterable[str]:
     output = compile_slang(request.path, request.defines, request.include_paths)
-    _refuse_what_needs_a_gpu(output.cuda_text)
+    refuse_what_needs_a_gpu(output.cuda_text)
     families = read_signatures(output.cuda_text, output.binding_text, float64=request.float64)
     if not families:
         raise ShaderError(f"{request.path} has no kernel: mark one with [AutoPyBindCUDA] and [CUDAKernel]")
-    program = _widen_literals(output.cuda_text) if request.float64 else output.cuda_text
+    program = output.cuda_text
+    if request.float64:
+        program = widen_literals(program, output.dependencies, request.defines.values())
     (folder / "program.cu").write_text(output.cuda_text)
     (folder / "binding.txt").write_text(output.binding_text)
     (folder / "host.cpp").write_text(_host_text(program, families, request.float64))
-    compiler.build(folder / "host.cpp", folder / "module.so", flags, request.path)
+    try:
+        compiler.build(folder / "host.cpp", folder / "module.so", flags, request.path)
+    except ShaderError as error:
+        explain_inline_cuda(error, output.dependencies)
+        raise
     return output.dependencies
-
-
-_NEEDS_GPU = {
-    "groupshared memory": r"\b__shared__\b",
-    "barriers between the threads of a block": r"\b__syncthreads\b|\b__syncwarp\b|\b__threadfence",
-    "texture or surface objects": r"\b(CUtexObject|CUsurfObject|cudaTextureObject_t|tex[123]D\w*<|surf[123]D\w+)\b",
-    "inline assembly": r"\basm\s*(volatile)?\s*\(",
-}
-
-
-def _refuse_what_needs_a_gpu(program: str) -> None:
-    for what, pattern in _NEEDS_GPU.items():
-        if found := re.search(pattern, program):
-            before = program[: found.start()]
-            lines = re.findall(r'^#line (\d+)(?: "(.*)")?$', before, re.MULTILINE)
-            file = next((name for _, name in reversed(lines) if name), "")
-            place = Diagnostic(file, int(lines[-1][0]) if lines else 0, 0, f"{found[0]} has no meaning on the CPU engine")
-            raise ShaderError(
-                f"the CPU engine cannot run a kernel that uses {what}: its threads run one after another; "
-                "load this shader with device='cuda', or write it without",
-                [place],
-            )
-
-
-_FLOAT_LITERAL = re.compile(r"(?<![\w.])(\d+\.\d*(?:[eE][-+]?\d+)?)f\b")
-
-
-def _widen_literals(program: str) -> str:
-    """Write each float literal as the double that its author wrote.
-
-    slangc rounds literals to float: 0.1 comes out as 0.10000000149011612f. The shortest decimal that rounds to the
-    same float is what stood in the shader, wherever that had no more digits than a float holds.
-    """
-
-    def widen(match: re.Match[str]) -> str:
-        short = numpy.format_float_scientific(numpy.float32(match[1]), unique=True, trim="0")
-        return short if "inf" not in short else match[1]
-
-    return _FLOAT_LITERAL.sub(widen, program)
 
 
 def _host_text(program: str, families: dict[str, KernelFamily], float64: bool) -> str:
@@ -178,10 +149,9 @@ def _layout_checks(entries: list[KernelSignature]) -> list[str]:
 
 def _entry_point(entry: KernelSignature) -> str:
     arguments = ", ".join(f"*({argument.c_type} const*)(a + {argument.offset})" for argument in entry.arguments)
-    return (
-        f'extern "C" void slangrast_launch_{entry.name}(const SlangrastLaunch* launch, SlangrastParallelFor parallel_for, '
-        f"const uint8_t* a)\n{{\n    slangrast_run(launch, parallel_for, [a] {{ __kernel__{entry.name}({arguments}); }});\n}}"
-    )
+    parameters = "const SlangrastLaunch* launch, SlangrastParallelFor parallel_for, const uint8_t* a"
+    body = f"slangrast_run(launch, parallel_for, [a] {{ __kernel__{entry.name}({arguments}); }});"
+    return f'extern "C" void slangrast_launch_{entry.name}({parameters})\n{{\n    {body}\n}}'
 
 
 @functools.cache
@@ -197,8 +167,3 @@ def _thread_pool() -> ctypes.c_void_p:
     key = digest("threads", compiler.identity, host_sources_digest())
     library = ctypes.CDLL(str(find_or_build(key, (), build) / "threads.so"))
     return ctypes.cast(library.slangrast_parallel_for, ctypes.c_void_p)
-
-
-def _flush_c_output() -> None:
-    """Let what a shader printed appear now, and in order with what Python prints."""
-    ctypes.CDLL(None).fflush(None)

@@ -1,155 +1,277 @@
 """The CUDA engine: slangtorch builds the module with nvcc. The only file that imports slangtorch.
 
-What slangtorch leaves to its caller is handled here: it keeps its build folder beside the shader (ours is in the
-cache), turns fast math on and adds to the flag list it is given (we pass a fresh list and ask for neither), waits for
-ever on the lock of a build that was killed (we remove it, under a lock of our own), launches on whatever device is
-current (we set the tensors'), refuses expanded tensors (we copy them), and gives bare differentiable tensors a
-gradient of one element on the current device (we give one of the right size and device).
+What slangtorch leaves to its caller is handled here:
+
+- it keeps its build beside the shader, finds changes by the clock, waits for ever on the lock of a build that was
+  killed and compiles again what it has compiled: it builds in a fresh folder, and the cache keeps what came of it;
+- it turns fast math on and adds to the flag list it is given: it gets a fresh list, and neither is asked for;
+- its Python wrappers nest the gradient of the standard DiffTensorView once too often, and make up a gradient of one
+  element on whatever device is current: the compiled functions are called without them, on the tensors' device, with
+  gradients of the right size;
+- the compiled functions refuse expanded tensors: these are copied.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import os
+import re
 import shutil
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from filelock import FileLock
 
-from .cache import cache_folder, digest
+from .cache import find_or_build
 from .cpu_engine import BuildRequest
-from .errors import ShaderError, parse_host_compiler_output, parse_slangc_output
-from .layout import ArgumentError, ArrayType, DiffTensorType, StructType, TensorType
+from .errors import Diagnostic, ShaderError, parse_host_compiler_output
+from .layout import ArgumentError, ArrayType, DiffTensorType, ScalarType, StructType, TensorType
 from .signature import KernelFamily, KernelSignature, read_signatures
-from .slang_compiler import SlangOutput, compile_slang
+from .slang_compiler import compile_slang
 
 
 class CudaModule:
-    """One build of a module by slangtorch."""
+    """One build of a module by slangtorch: its kernels' signatures, and the Python extension that launches them."""
 
     device_type = "cuda"
 
-    def __init__(self, key: str, families: dict[str, KernelFamily], compiled: Any) -> None:
+    def __init__(self, key: str, families: dict[str, KernelFamily], binding: ModuleType) -> None:
         self.key = key
         self.families = families
-        self._compiled = compiled
+        self.binding = binding
 
-    def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> dict[str, Any]:
-        devices: list[torch.device] = []
-        arguments = {}
+    def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> CudaArguments:
+        packed = CudaArguments(reads_gradients)
         for argument, value in zip(entry.arguments, values, strict=True):
-            arguments[argument.name] = _marshal(argument.type, value, argument.name, devices, reads_gradients)
-        arguments["__device"] = devices[0] if devices else torch.device("cuda", torch.cuda.current_device())
-        return arguments
+            packed.values.append(packed.marshal(argument.type, value, argument.name))
+        return packed
 
-    def launch(self, entry: KernelSignature, packed: dict[str, Any], block: tuple[int, ...], grid: tuple[int, ...]) -> None:
-        arguments = dict(packed)
-        with torch.cuda.device(arguments.pop("__device")):
-            self._function(entry)(**arguments).launchRaw(blockSize=block, gridSize=grid)
-
-    def _function(self, entry: KernelSignature) -> Callable[..., Any]:
-        for name, family in self.families.items():
-            kernel = getattr(self._compiled, name)
-            if entry is family.primal:
-                return kernel
-            if entry is family.forward_derivative:
-                return kernel.fwd
-            if entry is family.backward_derivative:
-                return kernel.bwd
-        raise ShaderError(f"kernel {entry.name} belongs to another build of its module")
+    def launch(
+        self, entry: KernelSignature, packed: CudaArguments, block: tuple[int, ...], grid: tuple[int, ...]
+    ) -> None:
+        # Without tensors, the current device; the binding takes the stream that is current on it.
+        with torch.cuda.device(packed.device) if packed.device else contextlib.nullcontext():
+            getattr(self.binding, entry.name)(block, grid, *packed.values)
+            packed.refuse_lost_writes()
 
 
-def _marshal(type_: Any, value: Any, path: str, devices: list[torch.device], reads_gradients: bool) -> Any:
-    """`value` in the form that slangtorch's wrappers take, checked as on the CPU."""
-    if isinstance(type_, TensorType):
-        return _tensor(type_, value, path, devices)
-    if isinstance(type_, DiffTensorType):
-        tensor, gradient = type_.check(value, path, None)
-        tensor = _tensor(type_.primal, tensor, path, devices)
+class CudaArguments:
+    """The arguments of a launch in the form that the compiled function takes: nested tuples, tensors and numbers."""
+
+    def __init__(self, reads_gradients: bool) -> None:
+        self.values: list[Any] = []
+        self.device: torch.device | None = None
+        self._reads_gradients = reads_gradients
+        self._copies: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+
+    def marshal(self, type_: Any, value: Any, path: str) -> Any:
+        """`value` for an argument of type `type_`, checked as on the CPU."""
+        if isinstance(type_, TensorType):
+            return self._tensor(type_, value, path)
+        if isinstance(type_, DiffTensorType):
+            return self._diff_tensor(type_, value, path)
+        if isinstance(type_, StructType):
+            values = zip(type_.fields, type_.values(value, path), strict=True)
+            return tuple(self.marshal(field.type, item, f"{path}.{field.name}") for field, item in values)
+        if isinstance(type_, ArrayType):
+            items = [
+                self.marshal(type_.element, item, f"{path}[{index}]")
+                for index, item in enumerate(type_.items(value, path))
+            ]
+            for length in type_.shape[:0:-1]:
+                items = [tuple(items[first : first + length]) for first in range(0, len(items), length)]
+            return tuple(items)
+        return type_.convert(value, path)
+
+    def _diff_tensor(self, type_: DiffTensorType, value: Any, path: str) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
+        value, gradient = type_.check(value, path, self.device)
+        tensor = self._tensor(type_.primal, value, path)
         if gradient is None:
-            # A derivative kernel may add anywhere in it; the kernel itself never touches it.
-            shape = tensor.shape if reads_gradients else (1,)
-            gradient = torch.zeros(shape, dtype=type_.gradient.dtype, device=tensor.device)
-        return (tensor, (_tensor(type_.gradient, gradient, f"{path}.grad", devices),))
-    if isinstance(type_, StructType):
-        values = type_.values(value, path)
-        return tuple(
-            _marshal(field.type, item, f"{path}.{field.name}", devices, reads_gradients)
-            for field, item in zip(type_.fields, values, strict=True)
-        )
-    if isinstance(type_, ArrayType):
-        items = [
-            _marshal(type_.element, item, f"{path}[{index}]", devices, reads_gradients)
-            for index, item in enumerate(type_.items(value, path))
-        ]
-        columns = type_.shape[-1]
-        if len(type_.shape) == 2:
-            return tuple(tuple(items[row : row + columns]) for row in range(0, len(items), columns))
-        return tuple(items)
-    return type_.convert(value, path)
+            # A derivative kernel may add to it anywhere; the kernel itself never touches it.
+            make, shape = (torch.zeros, value.shape) if self._reads_gradients else (torch.empty, (1,))
+            return tensor, (make(shape, dtype=type_.gradient.dtype, device=tensor.device),)
+        return tensor, (self._tensor(type_.gradient, gradient, f"{path}.grad"),)
 
+    def _tensor(self, type_: TensorType, value: Any, path: str) -> torch.Tensor:
+        given = type_.check(value, path, self.device)
+        if given.device.type != "cuda":
+            raise ArgumentError(f"{path} must be on a CUDA device, got a tensor on {given.device}")
+        if given.dtype == torch.int8:
+            raise ArgumentError(f"{path} is int8, which slangtorch cannot pass to a GPU: use int16 or int32")
+        self.device = given.device
+        tensor = given
+        if given.numel() and any(stride * given.element_size() % 2**32 == 0 for stride in given.stride()):
+            # The compiled function refuses strides of 0. Where a length is 1, any other will do.
+            strides = [1 if length == 1 else stride for length, stride in zip(given.shape, given.stride(), strict=True)]
+            if 0 in strides:
+                tensor = given.clone(memory_format=torch.contiguous_format)
+                self._copies.append((path, given, tensor))
+            else:
+                tensor = given.as_strided(given.shape, strides)
+        span = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if tensor.numel() and (span + 1) * tensor.element_size() > 2**32:
+            raise ArgumentError(f"{path} spans more than the 4 GiB that Slang's 32-bit offsets reach on CUDA: split it")
+        return tensor
 
-def _tensor(type_: TensorType, value: Any, path: str, devices: list[torch.device]) -> torch.Tensor:
-    tensor = type_.check(value, path, devices[0] if devices else None)
-    if tensor.device.type != "cuda":
-        raise ArgumentError(f"{path} must be on a CUDA device, got a tensor on {tensor.device}")
-    devices.append(tensor.device)
-    span = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if tensor.numel() and (span + 1) * tensor.element_size() >= 2**32:
-        raise ArgumentError(f"{path} spans more than the 4 GiB that Slang's 32-bit offsets reach on CUDA: split it")
-    broadcast = any(stride == 0 and length > 1 for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if broadcast or (tensor.numel() and 0 in tensor.stride()):
-        tensor = tensor.clone(memory_format=torch.contiguous_format)
-    return tensor
+    def refuse_lost_writes(self) -> None:
+        """Raise where the kernel wrote to the copy of an expanded tensor: that is lost, and nobody would know."""
+        if not self._copies or torch.cuda.is_current_stream_capturing():
+            return  # reading the result would break the capture of a graph
+        for path, given, copy in self._copies:
+            bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[copy.element_size()]
+            if not torch.equal(copy.view(bits), given.view(bits)):  # bits, because NaN is not equal to itself
+                raise ValueError(
+                    f"launchRaw: {path} is an expanded tensor, of which several elements share memory, and the kernel "
+                    "writes to it: give it memory of its own with .contiguous() first"
+                )
 
 
 def load_cuda_module(request: BuildRequest) -> CudaModule:
-    """Build `request` with slangtorch, in a folder of its own in the cache."""
+    """The module of `request`, from the cache or built by slangtorch."""
     if request.float64:
-        raise ValueError("load_module: precision='float64' runs on the CPU only: give device='cpu', or precision='float32'")
+        raise ValueError(
+            "load_module: precision='float64' runs on the CPU only: give device='cpu', or precision='float32'"
+        )
+    if torch.version.cuda is None:
+        raise ShaderError(
+            f"the CUDA engine needs a torch built for CUDA, and {torch.__version__} is not: install one, or load the "
+            "shader with device='cpu'"
+        )
+    made_for = (torch.__version__, torch.version.cuda, sys.implementation.cache_tag, _architectures())
+    key = request.digest("cuda", *map(str, made_for))
+    entry = find_or_build(key, request.searched_folders(), lambda folder: _build(request, folder))
+    families = read_signatures((entry / "program.cu").read_text(), (entry / "binding.txt").read_text(), float64=False)
+    return CudaModule(entry.name, families, _import_extension(next(entry.glob("*.so"))))
+
+
+def _architectures() -> str:
+    """What torch will have nvcc compile for."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or str(sorted({torch.cuda.get_device_capability(d) for d in devices}))
+
+
+def _build(request: BuildRequest, folder: Path) -> Iterable[str]:
+    # slangtorch prints slangc's diagnostics where nobody can catch them. These come with an exception.
     output = compile_slang(request.path, request.defines, request.include_paths)
-    key = request.digest("cuda", torch.__version__, str(torch.version.cuda), output.cuda_text)
-    compiled = build_with_slangtorch(request, output, key)
     families = read_signatures(output.cuda_text, output.binding_text, float64=False)
-    return CudaModule(key, families, compiled)
+    if not families:
+        raise ShaderError(f"{request.path} has no kernel: mark one with [AutoPyBindCUDA] and [CUDAKernel]")
+    _refuse_what_slangtorch_cannot_pass(request.path, families)
+    # It keeps its build beside the shader. `#line` leads messages from the copy back to the file that the user edits.
+    shader = folder / "slangtorch" / Path(request.path).name
+    shader.parent.mkdir()
+    shader.write_bytes(f'#line 1 "{request.path}"\n'.encode() + Path(request.path).read_bytes())
+    extension = _build_with_slangtorch(request, shader)
+    shutil.copy(extension, folder)
+    shutil.rmtree(shader.parent)
+    (folder / "program.cu").write_text(output.cuda_text)
+    (folder / "binding.txt").write_text(output.binding_text)
+    return output.dependencies
 
 
-def build_with_slangtorch(request: BuildRequest, output: SlangOutput, key: str) -> Any:
-    slangtorch = _import_slangtorch()
-    folder = cache_folder() / "slangtorch" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        # slangtorch keeps its build beside the shader, so the shader goes to where builds may be kept. Its name tells
-        # modules apart inside the process; `#line` leads messages back to the file that the user edits.
-        name = f"{Path(request.path).stem}_{key}"
-        shader = folder / f"{name}.slang"
-        aside = shader.with_suffix(".tmp")
-        aside.write_text(f'#line 1 "{request.path}"\n' + Path(request.path).read_text())
-        os.replace(aside, shader)
-        for stale in folder.rglob("lock"):  # only a killed build leaves one: we hold the lock that keeps others out
-            stale.unlink()
+def _refuse_what_slangtorch_cannot_pass(path: str, families: dict[str, KernelFamily]) -> None:
+    """For these, the binding and the kernel that slangc writes do not fit together: say so before a linker does."""
+
+    def refuse(what: str, instead: str) -> None:
+        raise ShaderError(f"{path}: {what}, which slangtorch cannot pass to a GPU: use {instead}")
+
+    def visit(type_: Any, where: str) -> None:
+        if isinstance(type_, ScalarType) and type_.code == "e":
+            refuse(f"{where} is a half", "float")
+        if isinstance(type_, ArrayType):
+            if len(set(type_.shape)) == 2:
+                refuse(f"{where} is a matrix of {type_.shape[0]} x {type_.shape[1]}", "an array of vectors")
+            visit(type_.element, where)
+        for field in getattr(type_, "fields", ()):
+            visit(field.type, f"{where}.{field.name}")
+
+    for name, family in families.items():
+        for argument in family.primal.arguments:
+            where = f"argument {argument.name} of kernel {name}"
+            visit(argument.type, where)
+            # The two texts name these types differently, except inside a struct.
+            if re.search(r"\bchar\b", argument.c_type):
+                refuse(f"{where} is an int8_t", "int16_t")
+            if re.search(r"\bulonglong\b", argument.c_type):
+                refuse(f"{where} is a uint64_t", "int64_t")
+
+
+def _build_with_slangtorch(request: BuildRequest, shader: Path) -> Path:
+    """The Python extension that slangtorch made of `shader`, in a folder of its own below the shader's."""
+    with _programs_on_path(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice about compilers is for authors of extensions
         try:
-            return slangtorch.loadModule(
-                str(shader),
-                defines=dict(request.defines),
-                includePaths=[str(Path(request.path).parent), *request.include_paths],
-                cudaFastMath=request.fast_math,
-                extraCudaFlags=[],
-                extraSlangFlags=[],
-            )
+            slangtorch = importlib.import_module("slangtorch")
+        except ImportError as error:
+            raise ShaderError(f"slangtorch does not load ({error}): pip install 'slangrast[cuda]'") from error
+        try:
+            with _no_list_of_files(slangtorch.slangtorch):
+                slangtorch.loadModule(
+                    str(shader),
+                    defines=dict(request.defines),
+                    includePaths=[str(Path(request.path).parent), *request.include_paths],
+                    cudaFastMath=request.fast_math,
+                    extraCudaFlags=[],
+                    extraSlangFlags=[],
+                )
         except Exception as error:
             text = str(error)
-            diagnostics = parse_slangc_output(text) or parse_host_compiler_output(text)
-            raise ShaderError(f"slangtorch could not build {request.path}", diagnostics, text) from error
+            raise ShaderError(f"slangtorch could not build {request.path}", _diagnostics(text), text) from error
+    built = sorted(shader.parent.rglob("*.so"))
+    if len(built) != 1:
+        raise ShaderError(f"slangtorch built {request.path}, but left {len(built)} Python extensions instead of one")
+    return built[0]
 
 
-def _import_slangtorch() -> ModuleType:
+@contextlib.contextmanager
+def _no_list_of_files(internals: ModuleType) -> Iterator[None]:
+    """Let slangtorch not read slangc's list of files: it trips over paths with spaces, and the cache keeps its own."""
+    reader = internals.parseDepfile
+    internals.parseDepfile = lambda depfile: []  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        internals.parseDepfile = reader  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _programs_on_path() -> Iterator[None]:
+    """Let nvcc and ninja be found; ninja also where pip put it, beside a Python whose environment is not active."""
+    before = os.environ.get("PATH", os.defpath)
     if shutil.which("ninja") is None:
-        raise ShaderError("the CUDA engine needs ninja: pip install 'slangrast[cuda]'")
-    if shutil.which("nvcc") is None and "CUDA_HOME" not in os.environ:
-        raise ShaderError("the CUDA engine needs nvcc: install the CUDA toolkit, or set CUDA_HOME to where it is")
-    return importlib.import_module("slangtorch")
+        os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
+    try:
+        if shutil.which("ninja") is None:
+            raise ShaderError("the CUDA engine needs ninja: pip install 'slangrast[cuda]'")
+        if shutil.which("nvcc") is None and "CUDA_HOME" not in os.environ:
+            raise ShaderError("the CUDA engine needs nvcc: install the CUDA toolkit, or set CUDA_HOME to where it is")
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _import_extension(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None, f"{file} is no Python extension"
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    return extension
+
+
+_NVCC_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:catastrophic )?error.*?: (?P<message>.*)$")
+
+
+def _diagnostics(output: str) -> list[Diagnostic]:
+    """The errors of nvcc and of the host compiler. `#line` makes both speak of the .slang file."""
+    found = [
+        Diagnostic(match["file"], int(match["line"]), 0, match["message"])
+        for match in map(_NVCC_ERROR.match, output.splitlines())
+        if match
+    ]
+    return found + parse_host_compiler_output(output)

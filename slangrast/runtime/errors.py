@@ -26,12 +26,13 @@ class Diagnostic:
         return lines[self.line - 1] if 0 < self.line <= len(lines) else None
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: " if self.file else ""
-        text = f"{place}{self.severity}: {self.message}"
+        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part)
+        text = f"{place}: {self.severity}: {self.message}" if place else f"{self.severity}: {self.message}"
         source = self.source_line()
         if source is not None:
-            caret = " " * max(self.column - 1, 0) + "^"
-            text += f"\n    {source.expandtabs(1)}\n    {caret}"
+            text += f"\n    {source.expandtabs(1)}"
+            if self.column:
+                text += f"\n    {' ' * (self.column - 1)}^"
         return text
 
 
@@ -53,13 +54,13 @@ class ShaderError(RuntimeError):
             return "\n".join([self.summary, *map(str, self.diagnostics)])
         return f"{self.summary}\n{self.output}".rstrip()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[ShaderError], tuple[str, list[Diagnostic], str]]:
         return ShaderError, (self.summary, self.diagnostics, self.output)
 
 
 _SLANGC_HEADER = re.compile(r"^(?P<severity>[a-z ]*error|warning|note)\s*(?:\[(?P<code>E\d+)\])?: (?P<title>.*)$")
 _SLANGC_PLACE = re.compile(r"^\s*--> (?P<file>.*):(?P<line>\d+):(?P<column>\d+)\s*$")
-_SLANGC_CARET = re.compile(r"^\s*\|\s*\^[\^~]*\s*(?P<detail>.*)$")
+_SLANGC_DETAIL = re.compile(r"^\s*\|\s*(?:\^[\^~]*\s*)?(?P<detail>[^\s^~].*)$")  # beside the caret
 
 
 def parse_slangc_output(output: str) -> list[Diagnostic]:
@@ -71,21 +72,23 @@ def parse_slangc_output(output: str) -> list[Diagnostic]:
             found.append({"severity": header["severity"], "title": code + header["title"], "detail": ""})
         elif found and "file" not in found[-1] and (place := _SLANGC_PLACE.match(line)):
             found[-1].update(file=place["file"], line=int(place["line"]), column=int(place["column"]))
-        elif found and not found[-1]["detail"] and (caret := _SLANGC_CARET.match(line)):
-            found[-1]["detail"] = caret["detail"]
+        elif found and not found[-1]["detail"] and (detail := _SLANGC_DETAIL.match(line)):
+            found[-1]["detail"] = detail["detail"]
     return [
         Diagnostic(
             file=entry.get("file", ""),
             line=entry.get("line", 0),
             column=entry.get("column", 0),
-            message=": ".join(filter(None, [entry["title"], entry["detail"]])),
+            message=": ".join(
+                filter(None, [entry["title"], entry["detail"] * (entry["detail"] not in entry["title"])])
+            ),
         )
         for entry in found
         if entry["severity"].endswith("error")
     ]
 
 
-_HOST_ERROR = re.compile(r"^(?P<file>[^\s:][^:]*):(?P<line>\d+):(?:(?P<column>\d+):)? (?:fatal )?error: (?P<message>.*)$")
+_HOST_ERROR = re.compile(r"^(?P<file>\S.*?):(?P<line>\d+):(?:(?P<column>\d+):)? (?:fatal )?error: (?P<message>.*)$")
 
 
 def parse_host_compiler_output(output: str) -> list[Diagnostic]:

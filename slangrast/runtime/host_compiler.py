@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,26 +35,36 @@ class HostCompiler:
     def build(self, source: Path, library: Path, flags: tuple[str, ...], what: str) -> None:
         """Compile `source` to the shared library `library`; raise `ShaderError` in the words of the compiler."""
         command = [*self.command, *flags, f"-I{HOST_FOLDER}", str(source), "-o", str(library)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        # Its messages in the language that they are parsed in; its temporary files where a kill does not leave them.
+        environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(library.parent)}
+        result = _run(command, environment)
         if result.returncode != 0:
             output = result.stdout + result.stderr
+            ended = f" (ended by signal {-result.returncode}: out of memory?)" if result.returncode < 0 else ""
             raise ShaderError(
-                f"the C++ compiler ({self.command[0]}) could not compile {what}",
+                f"the C++ compiler ({self.command[0]}) could not compile {what}{ended}",
                 parse_host_compiler_output(output),
                 output,
             )
 
 
-@functools.cache
 def host_compiler() -> HostCompiler:
     """The compiler of `SLANGRAST_CXX`, else the first of clang++, g++ and c++ on the path."""
-    if override := os.environ.get("SLANGRAST_CXX"):
-        command = tuple(shlex.split(override))
-        if not command or shutil.which(command[0]) is None:
-            raise ShaderError(f"SLANGRAST_CXX names {override!r}, which is not on the path: unset it or correct it")
+    return _find_host_compiler(os.environ.get("SLANGRAST_CXX", ""), os.environ.get("PATH", os.defpath))
+
+
+@functools.cache
+def _find_host_compiler(override: str, path: str) -> HostCompiler:
+    if override:
+        try:
+            command = tuple(shlex.split(override))
+        except ValueError as error:
+            raise ShaderError(f"SLANGRAST_CXX must be a command, got {override!r}: {error}") from None
+        if not command or shutil.which(command[0], path=path) is None:
+            raise ShaderError(f"SLANGRAST_CXX names {override!r}, which is no program: unset it or correct it")
         return HostCompiler(command, _identity(command))
     for name in _CANDIDATES:
-        if shutil.which(name):
+        if shutil.which(name, path=path):
             return HostCompiler((name,), _identity((name,)))
     raise ShaderError(
         "no C++ compiler was found, and kernels on the CPU are compiled by one: install g++ or clang++ "
@@ -61,10 +72,16 @@ def host_compiler() -> HostCompiler:
     )
 
 
+def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    except OSError as error:
+        raise ShaderError(f"the C++ compiler could not be started: {error}") from error
+
+
 def _identity(command: tuple[str, ...]) -> str:
     """What tells one compiler on one kind of processor from another: -march=native makes the processor count."""
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True)
-    return digest(*command, version.stdout, _processor())
+    return digest(*command, _run([*command, "--version"]).stdout, _processor())
 
 
 def _processor() -> str:
@@ -77,6 +94,7 @@ def _processor() -> str:
 
 @functools.cache
 def host_sources_digest() -> str:
-    """A hash of the host headers and of the thread pool, which are part of every compiled module."""
-    files = sorted(path for path in HOST_FOLDER.rglob("*") if path.suffix in (".h", ".cpp"))
+    """A hash of what every entry of the cache is made with: the host's headers and thread pool, and this package's own
+    compilation, so that an entry written by another version of it is never read."""
+    files = sorted(path for path in HOST_FOLDER.parent.rglob("*") if path.suffix in (".h", ".cpp", ".py"))
     return digest(*(part for path in files for part in (path.name, path.read_bytes())))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 
 DiffTensorView = namedtuple("DiffTensorView", ["value", "grad"], defaults=[None])
@@ -38,7 +39,7 @@ class PackContext:
 
 @dataclass(frozen=True)
 class ScalarType:
-    """A number: `name` as CUDA text spells it, `code` for the struct module."""
+    """A number: `name` as Slang spells it, `code` for the struct module."""
 
     name: str
     code: str
@@ -55,22 +56,24 @@ class ScalarType:
         return self.name
 
     def convert(self, value: Any, path: str) -> Any:
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            value = value.item()
-        if self.code == "?":
-            if isinstance(value, (bool, int)):
-                return bool(value)
-        elif self.code in "efd":
-            if isinstance(value, (int, float)) or hasattr(value, "__float__"):
-                return float(value)
-        elif hasattr(value, "__index__"):
-            value = value.__index__()
-            bits = 8 * self.size
-            low, high = (0, 2**bits - 1) if self.code.isupper() else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-            if not low <= value <= high:
-                raise ArgumentError(f"{path} must be in [{low}, {high}] for {self.name}, got {value}")
-            return value
-        raise ArgumentError(f"{path} must be a number ({self.name}), got {_describe(value)}")
+        """`value` as a Python number of this type. What it cannot hold is refused: never wrapped, never truncated."""
+        number = _number(value)
+        if number is not None and self.code in "efd":
+            try:
+                return float(number)
+            except OverflowError:
+                return math.inf if number > 0 else -math.inf
+        if isinstance(number, int):
+            return bool(number) if self.code == "?" else self._in_range(number, path)
+        wanted = {"?": "True or False", "e": "a number", "f": "a number", "d": "a number"}.get(self.code, "an integer")
+        raise ArgumentError(f"{path} must be {wanted} ({self.name}), got {_describe(value)}")
+
+    def _in_range(self, number: int, path: str) -> int:
+        bits = 8 * self.size
+        low, high = (0, 2**bits - 1) if self.code.isupper() else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        if not low <= number <= high:
+            raise ArgumentError(f"{path} must be in [{low}, {high}] for {self.name}, got {number}")
+        return int(number)
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
         value = self.convert(value, path)
@@ -113,6 +116,8 @@ class TensorType:
         """`value` where a kernel can read it, else an error that says what was got and what is allowed."""
         if not isinstance(value, torch.Tensor):
             raise ArgumentError(f"{path} must be a {self}, got {_describe(value)}")
+        if value.layout != torch.strided:
+            raise ArgumentError(f"{path} must be a strided tensor, got {value.layout}: call .to_dense() first")
         if value.dtype != self.dtype:
             raise ArgumentError(f"{path} must be a {self}, got {_dtype_name(value.dtype)}")
         if device is not None and value.device != device:
@@ -121,13 +126,11 @@ class TensorType:
             raise ArgumentError(f"{path} must have at most {_MAX_DIMENSIONS} dimensions, got {value.dim()}")
         if self.dense and not value.is_contiguous():
             raise ArgumentError(f"{path} has vectors as elements and must be contiguous: call .contiguous() first")
-        if value.layout != torch.strided:
-            raise ArgumentError(f"{path} must be a strided tensor, got {value.layout}")
-        if value.is_conj() or value.is_neg():
-            raise ArgumentError(f"{path} is a lazy conjugate or negative view: call .resolve_neg() first")
+        if value.is_neg():
+            raise ArgumentError(f"{path} is a lazy negative view: call .resolve_neg() first")
         element = value.element_size()
         for length, stride in zip(value.shape, value.stride(), strict=True):
-            if length >= 2**32 or stride * element >= 2**32:
+            if length >= 2**32 or (length > 1 and stride * element >= 2**32):
                 raise ArgumentError(
                     f"{path} is too large: Slang keeps sizes and byte strides in 32 bits, got shape "
                     f"{tuple(value.shape)} and strides {value.stride()}; split it, or make it contiguous"
@@ -140,7 +143,7 @@ class TensorType:
         dimensions = tensor.dim()
         element = tensor.element_size()
         padding = (0,) * (_MAX_DIMENSIONS - dimensions)
-        strides = [stride * element for stride in tensor.stride()]
+        strides = [stride * element & 0xFFFFFFFF for stride in tensor.stride()]  # of a length of 1: any number does
         _TENSOR_VIEW.pack_into(
             context.buffer, offset, tensor.data_ptr(), *strides, *padding, *tensor.shape, *padding, dimensions
         )
@@ -171,12 +174,14 @@ class ArrayType:
             value = value.tolist()
         items = [value]
         for length in self.shape:
-            deeper = []
+            deeper: list[Any] = []
             for item in items:
                 item = item.tolist() if hasattr(item, "tolist") else item
                 if not isinstance(item, (tuple, list)) or len(item) != length:
                     wanted = " x ".join(map(str, self.shape))
-                    raise ArgumentError(f"{path} must be a tuple or list of {wanted} ({self.name}), got {_describe(value)}")
+                    raise ArgumentError(
+                        f"{path} must be a tuple or list of {wanted} ({self.name}), got {_describe(value)}"
+                    )
                 deeper.extend(item)
             items = deeper
         return items
@@ -269,8 +274,10 @@ class DiffTensorType:
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
         tensor, gradient = self.check(value, path, context.device)
         if gradient is None:
-            # One element seen as the whole shape: a derivative kernel may add to it anywhere and harms nothing.
-            gradient = tensor.new_zeros(()).to(self.gradient.dtype).expand(tensor.shape)
+            # A derivative reads zeros here, and what it adds or stores is its own: elements may not share memory. The
+            # kernel itself never touches it, so one element can pose as all.
+            shape = tensor.shape if context.reads_gradients else ()
+            gradient = torch.zeros(shape, dtype=self.gradient.dtype, device=tensor.device).expand(tensor.shape)
         self.primal.pack(tensor, offset, path, context)
         self.gradient.pack(gradient, offset + self.gradient_offset, f"{path}.grad", context)
 
@@ -281,8 +288,21 @@ _NAMED_TUPLES: dict[tuple[str, tuple[str, ...]], type] = {}
 def _named_tuple(name: str, fields: tuple[str, ...]) -> type:
     """One class for one name and fields, so that a reload leaves the user's instances valid."""
     if (name, fields) not in _NAMED_TUPLES:
-        _NAMED_TUPLES[name, fields] = namedtuple(name, fields)  # type: ignore[misc]
+        _NAMED_TUPLES[name, fields] = namedtuple(name, fields)
     return _NAMED_TUPLES[name, fields]
+
+
+def _number(value: Any) -> int | float | None:
+    """The number that `value` is, or holds as its only element; None where it is none, or complex."""
+    if isinstance(value, torch.Tensor):
+        value = value.item() if value.numel() == 1 else None
+    elif isinstance(value, (numpy.ndarray, numpy.generic)):
+        value = value.item() if value.size == 1 else None
+    elif hasattr(value, "__index__"):
+        value = value.__index__()
+    elif hasattr(value, "__float__"):
+        value = value.__float__()
+    return value if isinstance(value, (int, float)) else None
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .cpu_engine import BuildRequest, CpuModule, load_cpu_module
+from .cpu_engine import BuildRequest, load_cpu_module
 from .errors import ShaderError
 from .layout import ArgumentError, DiffTensorType, DiffTensorView, StructType, TensorType
 from .shader_paths import shader_folder
@@ -18,6 +19,9 @@ from .signature import KernelFamily, KernelSignature
 
 _ENGINES = {"cpu": "cpu", "cuda": "cuda"}  # engine -> the device that it serves
 _MAX_THREADS_PER_BLOCK = 1024
+# What CUDA can launch, in x, y and z. The CPU could do more, but then a kernel that runs here would fail there.
+_MAX_BLOCK = (1024, 1024, 64)
+_MAX_GRID = (2**31 - 1, 65535, 65535)
 
 
 class Launchable:
@@ -30,9 +34,10 @@ class Launchable:
         """Run on `gridSize` blocks of `blockSize` threads, each a tuple of three integers (x, y, z).
 
         Raises:
-            ValueError: a size is not three positive integers (a grid may be 0), or a block has over 1024 threads.
+            ValueError: a size is not three positive integers (a grid may be 0), or is more than CUDA can launch: a block
+                of 1024 threads and (1024, 1024, 64), a grid of (2147483647, 65535, 65535).
         """
-        block, grid = _size(blockSize, "blockSize", 1), _size(gridSize, "gridSize", 0)
+        block, grid = _size(blockSize, "blockSize", 1, _MAX_BLOCK), _size(gridSize, "gridSize", 0, _MAX_GRID)
         if math.prod(block) > _MAX_THREADS_PER_BLOCK:
             raise ValueError(f"launchRaw: a block has at most {_MAX_THREADS_PER_BLOCK} threads, got blockSize {block}")
         if math.prod(grid) > 0:
@@ -51,8 +56,10 @@ class Kernel:
 
     def __call__(self, *args: Any, **arguments: Any) -> Launchable:
         if args:
-            raise TypeError(f"{self}: arguments are given by name, got {len(args)} without; names: {self.argument_names}")
-        build = self._module._build_for(_first_device(arguments.values()))
+            raise TypeError(
+                f"{self}: arguments are given by name, got {len(args)} without; names: {self.argument_names}"
+            )
+        build = self._build_for(_device_of(arguments.values()))
         entry = self._entry(build.families)
         names = [argument.name for argument in entry.arguments]
         if len(arguments) != len(names) or any(name not in arguments for name in names):
@@ -68,7 +75,7 @@ class Kernel:
 
     @property
     def bwd(self) -> Kernel:
-        """The reverse-mode derivative: reads the gradients of what the kernel stores, adds to those of what it loads."""
+        """The reverse-mode derivative: reads gradients of what the kernel stores, adds to those of what it loads."""
         return self._derivative("backward_derivative")
 
     @property
@@ -79,6 +86,13 @@ class Kernel:
     @property
     def argument_names(self) -> list[str]:
         return [argument.name for argument in self._entry(self._module._any_build().families).arguments]
+
+    def _build_for(self, device: torch.device | None) -> Any:
+        served = self._module._device
+        if device is not None and device.type not in ((served,) if served else _ENGINES.values()):
+            allowed = repr(served) if served else " or ".join(map(repr, _ENGINES.values()))
+            raise ValueError(f"{self}: tensors must be on {allowed} for {self._module}, got one on {device}")
+        return self._module._build_for(device)
 
     def _derivative(self, kind: str) -> Kernel:
         if self._kind != "primal" or getattr(self._module._any_build().families[self._name], kind) is None:
@@ -102,7 +116,7 @@ class Module:
 
     def __init__(self, request: BuildRequest, device: str | None) -> None:
         self._request = request
-        self._device = device
+        self._device = device  # None: wherever tensors are
         self._builds: dict[str, Any] = {}
         self._kernels: dict[str, Kernel] = {}
         self._build_for_type(device or ("cuda" if torch.cuda.is_available() and not request.float64 else "cpu"))
@@ -112,11 +126,11 @@ class Module:
 
         Threads beyond `over` run too, where it is no multiple of the block: kernels test their index.
         """
-        extent = tuple(over) if isinstance(over, (tuple, list, torch.Size)) else (over,)
-        if not 1 <= len(extent) <= 3 or not all(isinstance(n, int) and n >= 0 for n in extent):
+        extent = _integers(over if isinstance(over, Sequence) else (over,))
+        if extent is None or not 1 <= len(extent) <= 3 or min(extent) < 0:
             raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")
         block = {1: (256, 1, 1), 2: (16, 16, 1), 3: (8, 8, 4)}[len(extent)]
-        extent = extent + (1,) * (3 - len(extent))
+        extent += [1] * (3 - len(extent))
         launchable.launchRaw(block, tuple(-(-n // size) for n, size in zip(extent, block, strict=True)))
 
     def reload(self) -> bool:
@@ -142,8 +156,6 @@ class Module:
     def _build_for(self, device: torch.device | None) -> Any:
         if device is None:
             return self._any_build()
-        if self._device is not None and device.type != self._device:
-            raise ValueError(f"module {self} was loaded for {self._device}, got a tensor on {device}")
         return self._builds.get(device.type) or self._build_for_type(device.type)
 
     def _build_for_type(self, device_type: str) -> Any:
@@ -151,7 +163,7 @@ class Module:
         return build
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("__") or "_builds" not in self.__dict__:
             raise AttributeError(name)
         if name == "DiffTensorView":
             return DiffTensorView
@@ -161,7 +173,9 @@ class Module:
         structs = _structs(families)
         if name in structs:
             return structs[name].python_type
-        raise AttributeError(f"module {self} has no kernel or struct {name}; it has {sorted(families)} and {sorted(structs)}")
+        raise AttributeError(
+            f"module {self} has no kernel or struct {name}; it has {sorted(families)} and {sorted(structs)}"
+        )
 
     def __dir__(self) -> list[str]:
         families = self._any_build().families
@@ -196,15 +210,13 @@ def load_module(
     Raises:
         ShaderError: the shader does not compile, needs what the engine lacks, or a compiler is missing.
         FileNotFoundError: there is no such file.
-        ValueError: an argument is none of the values above.
+        ValueError, TypeError: an argument is none of the values above.
     """
     if precision not in ("float32", "float64"):
         raise ValueError(f"load_module: precision must be 'float32' or 'float64', got {precision!r}")
     if engine is not None and engine not in _ENGINES:
         raise ValueError(f"load_module: engine must be one of {list(_ENGINES)} or None, got {engine!r}")
-    device_type = torch.device(device).type if device is not None else None
-    if device_type is not None and device_type not in _ENGINES.values():
-        raise ValueError(f"load_module: device must be 'cpu' or 'cuda', got {device!r}")
+    device_type = _device_type(device)
     if engine is not None and device_type not in (None, _ENGINES[engine]):
         raise ValueError(f"load_module: engine {engine!r} runs on {_ENGINES[engine]}, got device {device!r}")
     if engine is not None:
@@ -213,6 +225,8 @@ def load_module(
         if device_type == "cuda":
             raise ValueError("load_module: precision='float64' runs on the CPU only, got device 'cuda'")
         device_type = "cpu"
+    if isinstance(include_paths, (str, os.PathLike)):
+        raise TypeError(f"load_module: include_paths must be a sequence of folders, got {include_paths!r}")
     request = BuildRequest(
         path=str(_find_shader(path)),
         defines={name: _define(name, value) for name, value in (defines or {}).items()},
@@ -224,13 +238,15 @@ def load_module(
 
 
 def _load(request: BuildRequest, device_type: str) -> Any:
-    if device_type == "cpu":
-        return load_cpu_module(request)
     if device_type == "cuda":
         from .cuda_engine import load_cuda_module
 
-        return load_cuda_module(request)
-    raise ValueError(f"kernels run on 'cpu' and 'cuda', got a tensor on {device_type!r}")
+        build: Any = load_cuda_module(request)
+    else:
+        build = load_cpu_module(request)
+    if hidden := [name for name in build.families if hasattr(Module, name)]:
+        raise ShaderError(f"{request.path}: no kernel can be called {hidden[0]}, which is a name of the module itself")
+    return build
 
 
 def _find_shader(path: str | os.PathLike[str]) -> Path:
@@ -245,28 +261,55 @@ def _find_shader(path: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"load_module: no file {given}, and no shipped shader of that name; shipped are {names}")
 
 
+def _device_type(device: str | torch.device | None) -> str | None:
+    try:
+        device_type = None if device is None else torch.device(device).type
+    except RuntimeError:  # torch knows no device of that name
+        device_type = ""
+    if device_type is not None and device_type not in _ENGINES.values():
+        raise ValueError(f"load_module: device must be 'cpu' or 'cuda', got {device!r}")
+    return device_type
+
+
 def _define(name: str, value: Any) -> str:
-    if not name.isidentifier():
+    if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"load_module: defines must be named like identifiers, got {name!r}")
+    if not isinstance(value, (bool, int, float, str)):
+        raise TypeError(f"load_module: defines[{name!r}] must be a bool, int, float or str, got {value!r}")
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _size(size: Sequence[int], name: str, least: int) -> tuple[int, int, int]:
-    if not isinstance(size, (tuple, list)) or len(size) != 3 or not all(isinstance(n, int) and n >= least for n in size):
-        raise ValueError(f"launchRaw: {name} must be three integers of at least {least}, got {size!r}")
-    return size[0], size[1], size[2]
+def _size(size: Sequence[int], name: str, least: int, most: tuple[int, int, int]) -> tuple[int, int, int]:
+    numbers = _integers(size)
+    if numbers is None or len(numbers) != 3 or not all(least <= n <= top for n, top in zip(numbers, most, strict=True)):
+        raise ValueError(f"launchRaw: {name} must be three integers from {least} to {most}, got {size!r}")
+    return numbers[0], numbers[1], numbers[2]
 
 
-def _first_device(values: Any) -> torch.device | None:
-    """The device of the first tensor among arguments, however deep in tuples and structs."""
+def _integers(values: Any) -> list[int] | None:
+    """The elements of a sequence, of integers of any kind; None where it is something else."""
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        return None
+
+
+def _device_of(values: Any) -> torch.device | None:
+    """Where a launch belongs: the device of the first tensor, however deep in tuples and structs.
+
+    One that is not on the CPU comes first, for a number may be given as a tensor on the CPU.
+    """
+    found: torch.device | None = None
     for value in values:
+        device = None
         if isinstance(value, torch.Tensor):
-            return value.device
-        if isinstance(value, (tuple, list, dict)):
-            device = _first_device(value.values() if isinstance(value, dict) else value)
-            if device is not None:
-                return device
-    return None
+            device = value.device
+        elif isinstance(value, (tuple, list, Mapping)):
+            device = _device_of(value.values() if isinstance(value, Mapping) else value)
+        if device is not None and device.type != "cpu":
+            return device
+        found = found or device
+    return found
 
 
 def _structs(families: dict[str, KernelFamily]) -> dict[str, StructType]:

@@ -45,9 +45,10 @@ class KernelFamily:
         return [entry for entry in (self.primal, self.forward_derivative, self.backward_derivative) if entry]
 
 
-_SCALARS = {
-    "bool": "?", "char": "b", "uchar": "B", "short": "h", "ushort": "H", "int": "i", "uint": "I",
-    "longlong": "q", "ulonglong": "Q", "__half": "e", "float": "f", "double": "d",
+_SCALARS = {  # by CUDA's name: Slang's name, and the code of Python's struct module
+    "bool": ("bool", "?"), "char": ("int8_t", "b"), "uchar": ("uint8_t", "B"), "short": ("int16_t", "h"),
+    "ushort": ("uint16_t", "H"), "int": ("int", "i"), "uint": ("uint", "I"), "longlong": ("int64_t", "q"),
+    "ulonglong": ("uint64_t", "Q"), "__half": ("half", "e"), "float": ("float", "f"), "double": ("double", "d"),
 }  # fmt: skip
 _DTYPES = {
     "kFloat32": torch.float32, "kFloat64": torch.float64, "kFloat16": torch.float16, "kBFloat16": torch.bfloat16,
@@ -61,6 +62,7 @@ _KERNEL = re.compile(r"^__global__ void __kernel__(\w+)\((.*?)\)\n\{", re.MULTIL
 _FIXED_ARRAY = re.compile(r"^FixedArray<(.*), (?:int\()?(\d+)\)?>$")
 _MATRIX_STORAGE = re.compile(r"^_MatrixStorage_\w+?(\d)x(\d)(?:_|$)")
 _STRING = re.compile(r'toTerminatedSlice\("([^"]*)"\)')
+_HOST_FUNCTION = re.compile(r"^(\w+)\(\)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _TENSOR_VIEW_CALL = re.compile(r'make_tensor_view\(.*?, "(\w+)", torch::(\w+), (true|false)\)')
 
 
@@ -78,11 +80,8 @@ class _Reader:
         self.kernels = dict(_KERNEL.findall(text))
         self.functions = _info(binding_text, "__funcinfo__")
         self.type_info = _info(binding_text, "__typeinfo__")
-        self.tensors = {
-            path: (_DTYPES[dtype], dense == "true")
-            for path, dtype, dense in _TENSOR_VIEW_CALL.findall(binding_text)
-            if dtype in _DTYPES
-        }
+        self.tensors_of = {name: _tensors(body) for name, body in _HOST_FUNCTION.findall(binding_text)}
+        self.tensors: dict[str, set[tuple[torch.dtype, bool]]] = {}  # of the entry that is being read
 
     def families(self) -> dict[str, KernelFamily]:
         families = {}
@@ -97,9 +96,12 @@ class _Reader:
     def entry(self, kernel: str, names: list[str], type_names: list[str]) -> KernelSignature:
         if kernel not in self.kernels:
             raise ShaderError(f"slangc wrote no CUDA text for kernel {kernel}")
+        self.tensors = self.tensors_of.get(kernel, {})
         declarations = _split_arguments(self.kernels[kernel])
         if len(declarations) != len(names):
-            raise ShaderError(f"kernel {kernel}: slangc changed the number of its arguments: {declarations} for {names}")
+            raise ShaderError(
+                f"kernel {kernel}: slangc changed the number of its arguments: {declarations} for {names}"
+            )
         arguments, offset = [], 0
         for declaration, name, type_name in zip(declarations, names, type_names, strict=True):
             c_type = declaration.rpartition(" ")[0].strip()
@@ -113,8 +115,7 @@ class _Reader:
         """The type that CUDA text spells `c_type`, in the argument or field `path` (joined by underscores)."""
         c_type = c_type.strip()
         if c_type in _SCALARS:
-            name = "double" if c_type == "float" and self.float64 else c_type
-            return ScalarType(name, _SCALARS[name])
+            return ScalarType(*_SCALARS["double" if c_type == "float" and self.float64 else c_type])
         if c_type == "__nv_bfloat16":
             return BFloat16Type("bfloat16", "h")
         if c_type == "TensorView":
@@ -122,7 +123,7 @@ class _Reader:
         if match := _FIXED_ARRAY.match(c_type):
             element_name = self.type_info.get(type_name, ["", "", "", ""])[2]
             element = self.type_of(match[1], element_name, f"{path}_0")
-            return ArrayType(element, (int(match[2]),), f"{match[1]}[{match[2]}]")
+            return ArrayType(element, (int(match[2]),), _array_name(element, int(match[2])))
         if c_type.startswith(("_VectorStorage_", "_MatrixStorage_")):
             return self.storage(c_type, path)
         if c_type.startswith("DiffTensorView_"):
@@ -137,7 +138,12 @@ class _Reader:
     def tensor(self, path: str) -> TensorType:
         if path not in self.tensors:
             raise ShaderError(f"slangc's torch binding does not tell the element type of tensor {path}")
-        dtype, dense = self.tensors[path]
+        if len(self.tensors[path]) > 1:
+            raise ShaderError(
+                f"two tensors of one kernel are both called {path} once the names of structs and fields are joined by "
+                "underscores, and their types differ: rename one"
+            )
+        ((dtype, dense),) = self.tensors[path]
         return TensorType(torch.float64 if dtype == torch.float32 and self.float64 else dtype, dense)
 
     def storage(self, c_type: str, path: str) -> ArrayType:
@@ -176,13 +182,29 @@ class _Reader:
             fields.append(Field(name, type_, offset, c_name))
             offset += type_.size
             align = max(align, type_.align)
-        return StructType(type_name or plain_name, c_type, tuple(fields), _align(offset, align), align)
+        python_name = (type_name or plain_name).replace(".", "_")  # a struct in a namespace
+        return StructType(python_name, c_type, tuple(fields), _align(offset, align), align)
 
 
 def _info(binding_text: str, prefix: str) -> dict[str, list[str]]:
     """The strings that each `__funcinfo__X` or `__typeinfo__X` of a torch binding returns."""
-    pattern = re.compile(rf"{prefix}(\w+)\(\)\n\{{(.*?)\n\}}", re.DOTALL)
+    pattern = re.compile(rf"{prefix}([\w.]+)\(\)\n\{{(.*?)\n\}}", re.DOTALL)
     return {name: _STRING.findall(body) for name, body in pattern.findall(binding_text)}
+
+
+def _tensors(body: str) -> dict[str, set[tuple[torch.dtype, bool]]]:
+    """Element type of each tensor of a host function, and whether it must be dense, by path."""
+    found: dict[str, set[tuple[torch.dtype, bool]]] = {}
+    for path, dtype, dense in _TENSOR_VIEW_CALL.findall(body):
+        if dtype in _DTYPES:
+            found.setdefault(path, set()).add((_DTYPES[dtype], dense == "true"))
+    return found
+
+
+def _array_name(element: Any, length: int) -> str:
+    """As Slang declares it: an array of 2 `float[3]` is a `float[2][3]`."""
+    base, bracket, inner = str(element).partition("[")
+    return f"{base}[{length}]{bracket}{inner}"
 
 
 def _split_arguments(text: str) -> list[str]:

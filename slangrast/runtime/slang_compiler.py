@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ShaderError, parse_slangc_output
+from .errors import Diagnostic, ShaderError, parse_slangc_output
 
+_UNSHARED_TENSOR = re.compile(r"\bTensorView\s*<\s*(?:uint\d?|uint(?:16|32|64)_t\d?|vector\s*<\s*uint[\w, ]*>)\s*>")
 _CONDITIONAL = re.compile(r"^#\s*(if\w*|endif)\b.*$", re.MULTILINE)
-_DESCRIPTION = re.compile(r"^.*__(?:func|type)info__\w+\(\)\n\{.*?\n\}", re.MULTILINE | re.DOTALL)
+_FUNCTION = re.compile(r"^[^\n]*?\b([\w.]+)\([^\n]*\)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _TENSOR_CALL = re.compile(r"make_tensor_view\([^\n]*?\"\w+\", torch::\w+, (?:true|false)\)")
 
 
@@ -30,26 +32,28 @@ class SlangOutput:
     dependencies: tuple[str, ...]
 
 
-@functools.cache
 def slangc_path() -> str:
     """The slangc of `SLANGC_PATH`, else of the installed slangtorch, found without importing it."""
     if override := os.environ.get("SLANGC_PATH"):
-        if not os.path.exists(override):
-            raise ShaderError(f"SLANGC_PATH names {override}, which does not exist: unset it or correct it")
+        if shutil.which(override) is None:
+            raise ShaderError(f"SLANGC_PATH names {override!r}, which is no program: unset it or correct it")
         return override
     spec = importlib.util.find_spec("slangtorch")
     if spec is None or not spec.submodule_search_locations:
         raise ShaderError("slangc was not found: install slangtorch (pip install 'slangtorch>=1.3.22,<1.4')")
-    name = "slangc.exe" if os.name == "nt" else "slangc"
-    path = Path(spec.submodule_search_locations[0], "bin", name)
+    path = Path(spec.submodule_search_locations[0], "bin", "slangc.exe" if os.name == "nt" else "slangc")
     if not path.exists():
         raise ShaderError(f"slangc was not found at {path}: reinstall slangtorch")
     return str(path)
 
 
-@functools.cache
 def slangc_version() -> str:
-    return subprocess.run([slangc_path(), "-v"], capture_output=True, text=True, check=False).stderr.strip()
+    return _version_of(slangc_path())
+
+
+@functools.cache
+def _version_of(slangc: str) -> str:
+    return _run([slangc, "-v"]).stderr.strip()
 
 
 def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence[str]) -> SlangOutput:
@@ -64,7 +68,7 @@ def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence
         ]
         # Two runs, since one run of slangc writes one kind of text; side by side they cost the time of one.
         with ThreadPoolExecutor(2) as pool:
-            for result in pool.map(functools.partial(subprocess.run, capture_output=True, text=True), commands):
+            for result in list(pool.map(_run, commands)):
                 _raise_on_failure(path, result)
         if not (os.path.exists(cuda) and os.path.exists(binding)):
             raise ShaderError(f"{path} has no kernel: mark one with [AutoPyBindCUDA] and [CUDAKernel]")
@@ -75,20 +79,50 @@ def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence
         )
 
 
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise ShaderError(f"slangc could not be started: {error}") from error
+
+
 def _raise_on_failure(path: str, result: subprocess.CompletedProcess[str]) -> None:
     output = result.stdout + result.stderr
     diagnostics = parse_slangc_output(output)
     if result.returncode == 0 and not diagnostics:
         return
+    if any(d.message.startswith("[E30029]") and not d.line for d in diagnostics):
+        # The binding of a kernel without arguments holds an array of none.
+        raise ShaderError(
+            f"slangc could not compile {path}: a kernel must take at least one argument", diagnostics, output
+        )
     if "unknown scalar type in allocTorchTensor" in output:
         # slangc stops here without naming the place; see its table of torch types.
         raise ShaderError(
             f"{path}: a kernel takes a TensorView of a type that torch tensors do not share with Slang; allowed are "
             "float, double, half, BFloat16, bool, int8_t, uint8_t, int16_t, int, int64_t and vectors of them "
             "(use int for uint: the bits are the same)",
-            output=output,
+            _lines_with(_UNSHARED_TENSOR, path, "torch has no such element type"),
+            output,
         )
-    raise ShaderError(f"slangc could not compile {path}", diagnostics, output)
+    if result.returncode == 0 or diagnostics:
+        raise ShaderError(f"slangc could not compile {path}", diagnostics, output)
+    how = f"crashed (signal {-result.returncode})" if result.returncode < 0 else f"ended with {result.returncode}"
+    raise ShaderError(
+        f"slangc {how} on {path} and did not say why; known to crash it: a function marked [AutoPyBindCUDA] without "
+        "[CUDAKernel]",
+        output=output,
+    )
+
+
+def _lines_with(pattern: re.Pattern[str], path: str, message: str) -> list[Diagnostic]:
+    """A diagnostic for each place in `path` that the pattern finds, where slangc itself names none."""
+    lines = Path(path).read_text(errors="replace").splitlines()
+    return [
+        Diagnostic(path, number, match.start() + 1, message)
+        for number, line in enumerate(lines, 1)
+        for match in pattern.finditer(line)
+    ]
 
 
 def _without_prelude(cuda_text: str) -> str:
@@ -102,9 +136,14 @@ def _without_prelude(cuda_text: str) -> str:
 
 
 def _only_descriptions(binding_text: str) -> str:
-    """The functions that name kernels and types, and the calls that tell tensors' dtypes: 1 % of the text."""
-    parts = _DESCRIPTION.findall(binding_text) + _TENSOR_CALL.findall(binding_text)
-    return "\n".join(dict.fromkeys(parts)) + "\n"
+    """The functions that name kernels and types, and in each host function the calls that tell tensors' dtypes."""
+    parts = []
+    for name, body in _FUNCTION.findall(binding_text):
+        if name.startswith(("__funcinfo__", "__typeinfo__")):
+            parts.append(f"{name}()\n{{\n{body}}}\n")
+        elif calls := _TENSOR_CALL.findall(body):
+            parts.append("\n".join([f"{name}()", "{", *calls, "}\n"]))
+    return "".join(parts)
 
 
 def _read_depfile(depfile: str) -> tuple[str, ...]:
@@ -112,6 +151,6 @@ def _read_depfile(depfile: str) -> tuple[str, ...]:
     paths: list[str] = []
     for line in Path(depfile).read_text().splitlines():
         _, _, listed = line.partition(": ")
-        for token in listed.replace("\\ ", "\0").split():
-            paths.append(os.path.realpath(token.replace("\0", " ").replace("\\:", ":")))
+        for token in re.findall(r"(?:\\.|\S)+", listed):
+            paths.append(os.path.realpath(re.sub(r"\\(.)", r"\1", token).replace("$$", "$")))
     return tuple(dict.fromkeys(paths))

@@ -37,7 +37,7 @@ def kinked_pixels(
     """([N, H, W], [N, H, W]) bool: where the value jumps; where the value or its derivative jumps."""
     positions = positions.detach() if positions.ndim == 3 else positions.detach()[None]
     points = soft_rasterizer.pixel_centres(resolution, positions)
-    sigma = torch.as_tensor(sigma).detach().to(positions).expand(len(positions))
+    sigma = torch.as_tensor(sigma, dtype=positions.dtype).detach().expand(len(positions))
     jumps, bends = [], []
     for n, one in enumerate(positions):
         faces = soft_rasterizer.visible_faces(one, triangles.long(), resolution, cull_backfaces)
@@ -107,10 +107,5 @@ def _silhouette_bends(seen: Fragments, points: Tensor, kind: str, tolerance: flo
         two, faces = coverage.topk(2, dim=1)
         nearest = _nearest_edge_points(seen, points).gather(1, faces[..., None].expand(-1, -1, 2))
         apart = (nearest[:, 0] - nearest[:, 1]).norm(dim=1) > tolerance  # else they move as one
-        return (
-            apart
-            & (two[:, 0] - two[:, 1] < tolerance * two[:, 0])
-            & (two[:, 1] > 0)
-            & (two[:, 0] < 1 - 1e-12)
-        )
+        return apart & (two[:, 0] - two[:, 1] < tolerance * two[:, 0]) & (two[:, 1] > 0) & (two[:, 0] < 1 - 1e-12)
     return torch.zeros(coverage.shape[0], dtype=torch.bool, device=coverage.device)

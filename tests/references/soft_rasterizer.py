@@ -53,9 +53,7 @@ def project(clip: Tensor, resolution: tuple[int, int]) -> Tensor:
     return clip[..., :2] / clip[..., 3:] * scale
 
 
-def visible_faces(
-    positions: Tensor, triangles: Tensor, resolution: tuple[int, int], cull_backfaces: bool
-) -> Tensor:
+def visible_faces(positions: Tensor, triangles: Tensor, resolution: tuple[int, int], cull_backfaces: bool) -> Tensor:
     """The rows of `triangles` that can contribute: finite, before the eye, with an area, and not culled."""
     clip = positions.detach()[triangles]
     corners = project(clip, resolution)
@@ -110,18 +108,16 @@ def fragments(
     )
 
 
-def _background_image(
-    background, resolution: tuple[int, int], count: int, channels: int, like: Tensor
-) -> Tensor:
+def _background_image(background, resolution: tuple[int, int], count: int, channels: int, like: Tensor) -> Tensor:
     """[N, H * W, C] from a scalar, [C], [N, C] or [N, H, W, C]."""
-    background = torch.as_tensor(0.0 if background is None else background).to(like)
+    background = torch.as_tensor(0.0 if background is None else background, dtype=like.dtype, device=like.device)
     if background.ndim == 2:
         background = background[:, None, None]
     return background.expand(count, *resolution, channels).flatten(1, 2)
 
 
 def _per_image(value, count: int, like: Tensor) -> Tensor:
-    return torch.as_tensor(value).to(like).expand(count)
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(count)
 
 
 def soft_rasterize(
@@ -173,9 +169,7 @@ def soft_rasterize(
             cutoff,
         )
         images.append(
-            _aggregate(
-                seen, attributes[n][faces], background[n], aggregation, silhouette, gamma[n], epsilon[n], far
-            )
+            _aggregate(seen, attributes[n][faces], background[n], aggregation, silhouette, gamma[n], epsilon[n], far)
         )
     image = SoftImage(*(torch.stack(parts) for parts in zip(*images, strict=True)))
     if pixels is not None:

@@ -23,15 +23,11 @@ def check_that_it_is_installed() -> Path:
 
 def render_one_triangle() -> None:
     """A red triangle on blue, 37 rows by 53 columns, and the gradient of its redness."""
-    positions = torch.tensor(
-        [[-0.8, -0.8, 0.0, 1.0], [0.8, -0.8, 0.0, 1.0], [0.0, 0.8, 0.0, 1.0]], requires_grad=True
-    )
+    positions = torch.tensor([[-0.8, -0.8, 0.0, 1.0], [0.8, -0.8, 0.0, 1.0], [0.0, 0.8, 0.0, 1.0]], requires_grad=True)
     triangles = torch.tensor([[0, 1, 2]], dtype=torch.int32)
     red = torch.tensor([[1.0, 0.0, 0.0]]).expand(3, 3).clone().requires_grad_()
     blue = torch.tensor([0.0, 0.0, 1.0])
-    image = sr.soft_rasterize(
-        positions, triangles, red, (37, 53), sigma=1e-3, background=blue, near=0.5, far=2.0
-    )
+    image = sr.soft_rasterize(positions, triangles, red, (37, 53), sigma=1e-3, background=blue, near=0.5, far=2.0)
     color, silhouette = image.color[0], image.silhouette[0]
     assert color.shape == (37, 53, 3), f"the image is {tuple(color.shape)}, not (37, 53, 3)"
     assert color[20, 26, 0] > 0.9, f"the middle pixel is not red: {color[20, 26].tolist()}"

@@ -10,7 +10,7 @@ struct SlangrastLaunch
     uint32_t threads;
 };
 
-using SlangrastChunk = void (*)(void* context, uint64_t begin, uint64_t end);
+using SlangrastChunk = void (*)(void* context, uint64_t begin, uint64_t end, bool alone);
 using SlangrastParallelFor = void (*)(SlangrastChunk chunk, void* context, uint64_t count, uint32_t threads);
 
 template<typename Body>
@@ -22,12 +22,12 @@ static void slangrast_run(const SlangrastLaunch* launch, SlangrastParallelFor pa
         Body body;
     } context{launch, body};
 
-    SlangrastChunk run_blocks = [](void* pointer, uint64_t begin, uint64_t end)
+    SlangrastChunk run_blocks = [](void* pointer, uint64_t begin, uint64_t end, bool alone)
     {
         Context& context = *static_cast<Context*>(pointer);
         const uint32_t* grid = context.launch->grid;
         const uint32_t* block = context.launch->block;
-        slangrast_single_threaded = context.launch->threads == 1;
+        slangrast_single_threaded = alone;
         gridDim = {grid[0], grid[1], grid[2]};
         blockDim = {block[0], block[1], block[2]};
         for (uint64_t index = begin; index < end; index++)

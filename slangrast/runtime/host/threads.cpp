@@ -10,11 +10,12 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace
 {
-using Chunk = void (*)(void* context, uint64_t begin, uint64_t end);
+using Chunk = void (*)(void* context, uint64_t begin, uint64_t end, bool alone);
 
 struct Pool
 {
@@ -30,6 +31,9 @@ struct Pool
     uint64_t count = 0, step = 1;
     std::atomic<uint64_t> next{0};
 
+    std::atomic<uint32_t> launches{0}; // those that run now, for all the threads that Python may have
+    std::mutex alone;                  // held while memory is added to without atomic instructions
+
     void take_chunks()
     {
         for (;;)
@@ -37,7 +41,7 @@ struct Pool
             uint64_t begin = next.fetch_add(step, std::memory_order_relaxed);
             if (begin >= count)
                 return;
-            chunk(context, begin, std::min(begin + step, count));
+            chunk(context, begin, std::min(begin + step, count), false);
         }
     }
 
@@ -70,9 +74,8 @@ struct Pool
             // Small steps keep threads evenly busy when blocks differ in cost; large enough not to fight for `next`.
             step = std::max<uint64_t>(1, count / (uint64_t(threads) * 64));
             next.store(0, std::memory_order_relaxed);
-            wanted = running = threads - 1; // the caller is one of the threads
-            for (; workers < wanted; workers++)
-                std::thread(&Pool::work, this, workers).detach();
+            add_workers(threads - 1); // the caller is one of the threads
+            wanted = running = std::min(workers, threads - 1);
             generation++;
         }
         start.notify_all();
@@ -80,34 +83,68 @@ struct Pool
         std::unique_lock<std::mutex> lock(mutex);
         finished.wait(lock, [&] { return running == 0; });
     }
+
+    void add_workers(uint32_t needed)
+    {
+        try
+        {
+            for (; workers < needed; workers++)
+                std::thread(&Pool::work, this, workers).detach();
+        }
+        catch (const std::system_error&)
+        {
+            // The system gives no more threads: those that there are do the work.
+        }
+    }
+
+    // A launch on one thread adds to memory without atomic instructions as long as no other launch runs. It asks before
+    // each chunk, and a launch that begins waits until the chunk that was begun alone has ended.
+    void run_on_this_thread(Chunk chunk, void* context, uint64_t count)
+    {
+        const uint64_t step = std::max<uint64_t>(1, count / 64);
+        for (uint64_t begin = 0; begin < count; begin += step)
+        {
+            std::unique_lock<std::mutex> lock(alone, std::defer_lock);
+            if (launches.load() == 1)
+            {
+                lock.lock();
+                if (launches.load() != 1)
+                    lock.unlock();
+            }
+            chunk(context, begin, std::min(begin + step, count), lock.owns_lock());
+        }
+    }
 };
 
+// Never destroyed: its threads sleep on it until the process ends. A forked child has none of the threads, and locks that
+// nobody will release: it needs a pool of its own.
 Pool* pool()
 {
-    // Never destroyed: its threads sleep on it until the process ends. A forked child has none of the threads and
-    // needs a pool of its own.
-    static std::mutex mutex;
-    static Pool* instance = nullptr;
-    std::lock_guard<std::mutex> lock(mutex);
-    if (instance == nullptr || instance->owner != getpid())
-        instance = new Pool;
-    return instance;
+    static std::atomic<Pool*> instance{nullptr}; // not a lock, which a fork could leave held
+    Pool* current = instance.load();
+    if (current == nullptr || current->owner != getpid())
+    {
+        Pool* fresh = new Pool;
+        if (instance.compare_exchange_strong(current, fresh))
+            return fresh;
+        delete fresh; // another thread was faster
+    }
+    return current;
 }
 } // namespace
 
 extern "C" void slangrast_parallel_for(Chunk chunk, void* context, uint64_t count, uint32_t threads)
 {
-    threads = uint32_t(std::min<uint64_t>(threads, count));
-    if (threads > 1)
+    Pool* shared = pool();
+    if (shared->launches.fetch_add(1) > 0)
     {
-        Pool* shared = pool();
-        std::unique_lock<std::mutex> turn(shared->launching, std::try_to_lock);
-        if (turn.owns_lock())
-        {
-            shared->run(chunk, context, count, threads);
-            return;
-        }
+        std::lock_guard<std::mutex> wait_for_one_that_runs_alone(shared->alone);
     }
-    if (count > 0)
-        chunk(context, 0, count); // one thread asked for, or another launch has the pool
+    threads = uint32_t(std::min<uint64_t>(threads, count));
+    std::unique_lock<std::mutex> turn(shared->launching, std::defer_lock);
+    if (threads > 1 && turn.try_lock())
+        shared->run(chunk, context, count, threads);
+    else // one thread asked for, or another launch has the pool
+        shared->run_on_this_thread(chunk, context, count);
+    shared->launches.fetch_sub(1);
 }

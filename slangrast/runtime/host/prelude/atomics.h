@@ -82,7 +82,7 @@ SLANGRAST_INLINE T atomicAdd(T* address, V value)
 template<typename T, typename V>
 SLANGRAST_INLINE T atomicSub(T* address, V value)
 {
-    return atomicAdd(address, T(-T(value)));
+    return atomicAdd(address, T(T(0) - T(value)));
 }
 
 template<typename T, typename V>

@@ -119,10 +119,11 @@ SLANGRAST_INLINE uint64_t unsigned_bits(T x)
     return sizeof(T) == 8 ? uint64_t(x) : uint64_t(x) & ((uint64_t(1) << 8 * sizeof(T)) - 1);
 }
 
+// The least integer has no positive counterpart and stays itself, which a signed negation would leave undefined.
 template<typename T>
 SLANGRAST_INLINE T integer_abs(T x)
 {
-    return x < T(0) ? T(T(0) - x) : x;
+    return x < T(0) ? T(0 - unsigned_bits(x)) : x;
 }
 
 template<typename T>

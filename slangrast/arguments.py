@@ -1,0 +1,189 @@
+"""Checks of what users give to the rasterizers. Each raises in the name of the public function that was called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_SMALLEST_GAMMA = 1e-8
+
+
+@dataclass(frozen=True)
+class Limits:
+    near: float
+    far: float
+    cutoff: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Checked inputs, in the precision that the kernels compute in."""
+
+    positions: torch.Tensor  # [N, V, 4]
+    triangles: torch.Tensor  # [F, 3] int32
+    resolution: tuple[int, int]
+    dtype: torch.dtype  # of the user's tensors, and of the images
+
+    def repeated(self, images: int) -> Scene:
+        return Scene(self.positions.expand(images, -1, -1), self.triangles, self.resolution, self.dtype)
+
+
+def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> Scene:
+    dtype = _check_float(name, "positions", positions)
+    if positions.dim() not in (2, 3) or positions.shape[-1] != 4:
+        raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {_show(positions)}")
+    if positions.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: positions must be on the CPU or a CUDA device, got a tensor on {positions.device}")
+    if not isinstance(triangles, torch.Tensor):
+        raise TypeError(f"{name}: triangles must be a tensor [F, 3] of int32 or int64, got {type(triangles).__name__}")
+    if triangles.dim() != 2 or triangles.shape[1] != 3 or triangles.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{name}: triangles must be [F, 3] int32 or int64, got {_show(triangles)}")
+    _check_device(name, "triangles", triangles, positions)
+    positions = positions if positions.dim() == 3 else positions[None]
+    vertices = positions.shape[1]
+    # On CUDA the look at the indices would stall the device, and is left out.
+    if triangles.numel() and triangles.device.type == "cpu":
+        low, high = (int(bound) for bound in torch.aminmax(triangles))
+        if low < 0 or high >= vertices:
+            raise ValueError(
+                f"{name}: triangles must hold indices of the {vertices} vertices, 0 to {vertices - 1}, "
+                f"got indices from {low} to {high}"
+            )
+    resolution = _check_resolution(name, resolution)
+    return Scene(_computed_in(positions), triangles.to(torch.int32), resolution, dtype)
+
+
+def _check_resolution(name: str, resolution: Any) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in resolution)
+        valid = (height, width) == tuple(resolution) and height >= 1 and width >= 1
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name}: resolution must be (height, width), two integers of at least 1, got {resolution!r}")
+    return height, width
+
+
+def check_attributes(name: str, attributes: Any, scene: Scene) -> torch.Tensor:
+    _check_float(name, "attributes", attributes)
+    images, vertices, _ = scene.positions.shape
+    if attributes.dim() not in (2, 3) or attributes.shape[-2] != vertices:
+        raise ValueError(
+            f"{name}: attributes must be [N, V, C] or [V, C] float with V = {vertices}, got {_show(attributes)}"
+        )
+    _check_device(name, "attributes", attributes, scene.positions)
+    attributes = attributes if attributes.dim() == 3 else attributes[None]
+    if len(attributes) != images and 1 not in (len(attributes), images):
+        raise ValueError(f"{name}: attributes must be for 1 or {images} images like positions, got {len(attributes)}")
+    _check_same_float(name, "attributes", attributes, scene)
+    return _computed_in(attributes)
+
+
+def check_background(name: str, background: Any, scene: Scene, channels: int) -> torch.Tensor:
+    """As [N, H, W, C], without a copy."""
+    images, (height, width) = len(scene.positions), scene.resolution
+    if background is None:
+        background = 0.0
+    if not isinstance(background, torch.Tensor):
+        try:
+            background = torch.tensor(background, dtype=scene.positions.dtype, device=scene.positions.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"{name}: background must be None, a number, a sequence of C numbers or a tensor, got {background!r}"
+            ) from None
+    _check_float(name, "background", background)
+    _check_device(name, "background", background, scene.positions)
+    _check_same_float(name, "background", background, scene)
+    shape = tuple(background.shape)
+    image, image_of_each = (height, width, channels), (images, height, width, channels)
+    if shape == (images, channels) and len(shape) == 2:
+        background = background[:, None, None, :]
+    elif shape not in ((), (channels,), image, image_of_each, (1, *image)):
+        raise ValueError(
+            f"{name}: background must be a number, [C], [N, C], [H, W, C] or [N, H, W, C] with N, H, W, C = "
+            f"{image_of_each}, got {list(shape)}"
+        )
+    return _computed_in(background).expand(images, height, width, channels)
+
+
+def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
+    """sigma, gamma and epsilon of each image, as [N, 3]."""
+    images = len(scene.positions)
+    least = {"sigma": 0.0, "gamma": _SMALLEST_GAMMA}
+    columns = []
+    for key, value in values.items():
+        if isinstance(value, torch.Tensor):
+            _check_float(name, key, value)
+            _check_device(name, key, value, scene.positions, unless_scalar=True)
+            if tuple(value.shape) not in ((), (1,), (images,)):
+                raise ValueError(f"{name}: {key} must be a number or a tensor [] or [{images}], got {_show(value)}")
+            known = value.detach() if value.device.type == "cpu" else None
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = known = torch.tensor(float(value), dtype=torch.float64)
+        else:
+            raise TypeError(f"{name}: {key} must be a number or a tensor, got {type(value).__name__}")
+        if known is not None:
+            _check_softness_range(name, key, known, least.get(key))
+        columns.append(value.to(scene.positions).expand(images))
+    return torch.stack(columns, dim=1)
+
+
+def _check_softness_range(name: str, key: str, value: torch.Tensor, least: float | None) -> None:
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: {key} must be finite, got {value.tolist()}")
+    if key == "sigma" and not bool((value > 0).all()):
+        raise ValueError(f"{name}: sigma must be > 0, got {value.tolist()}")
+    if key == "gamma" and least is not None and not bool((value.double() >= least * (1 - 1e-6)).all()):
+        raise ValueError(f"{name}: gamma must be at least {least:g}, got {value.tolist()}")
+
+
+def check_limits(name: str, near: Any, far: Any, cutoff: Any) -> Limits:
+    for key, value in {"near": near, "far": far, "cutoff": cutoff}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name}: {key} must be a number, got {type(value).__name__}")
+        if not math.isfinite(value):
+            raise ValueError(f"{name}: {key} must be finite, got {value}")
+    if not 0 < near < far:
+        raise ValueError(f"{name}: near and far must be 0 < near < far, got near {near} and far {far}")
+    if not 0 < cutoff <= 0.5:
+        raise ValueError(f"{name}: cutoff must be in (0, 0.5], got {cutoff}")
+    return Limits(float(near), float(far), float(cutoff))
+
+
+def _check_float(name: str, key: str, value: Any) -> torch.dtype:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: {key} must be a float tensor, got {type(value).__name__}")
+    if value.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise TypeError(f"{name}: {key} must be float32, float64, float16 or bfloat16, got {_show(value)}")
+    if value.dtype == torch.float64 and value.device.type != "cpu":
+        raise ValueError(f"{name}: {key} must be float32 on {value.device}: float64 runs on the CPU, got float64")
+    return value.dtype
+
+
+def _check_same_float(name: str, key: str, value: torch.Tensor, scene: Scene) -> None:
+    if (value.dtype == torch.float64) != (scene.positions.dtype == torch.float64):
+        dtype = str(scene.dtype).removeprefix("torch.")
+        raise ValueError(f"{name}: {key} must be {dtype} like positions, got {_show(value)}")
+
+
+def _check_device(name: str, key: str, value: torch.Tensor, like: torch.Tensor, unless_scalar: bool = False) -> None:
+    if value.device != like.device and not (unless_scalar and value.dim() == 0):
+        raise ValueError(f"{name}: {key} must be on {like.device} like positions, got a tensor on {value.device}")
+
+
+def choose(name: str, key: str, value: Any, allowed: dict[str, str]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name}: {key} must be one of {sorted(allowed)}, got {value!r}")
+    return allowed[value]
+
+
+def _computed_in(tensor: torch.Tensor) -> torch.Tensor:
+    """Half and bfloat16 are computed in float32; autograd casts the gradient back."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _show(tensor: torch.Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

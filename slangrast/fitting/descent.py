@@ -1,0 +1,89 @@
+"""Gradient descent that moves a mesh smoothly: each step is diffused over the mesh before it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_SOLVE_TOLERANCE = 1e-4
+
+
+class SmoothDescent:
+    """Descend along a gradient that is preconditioned by the mesh's own Laplacian.
+
+    With L the combinatorial Laplacian (degree minus adjacency) and A = I + smoothness * L, the values x are written
+    as x = A^-1 u and u is descended, so that one vertex never runs off without its neighbours (Nicolet et al., "Large
+    Steps in Inverse Rendering of Geometry", 2021, equation 10). The step itself is their AdamUniform: Adam with one
+    scale for all components, the largest, so that directions are kept.
+
+    Args:
+        edges: [E, 2] int64, every edge once.
+        values: [V, C] float, what is descended; only its shape, dtype and device are used.
+        smoothness: how far a step spreads, at least 0; 0 is AdamUniform on the values themselves.
+        decay: how much of the running means of the gradient and of its square each step keeps.
+    """
+
+    def __init__(
+        self, edges: Tensor, values: Tensor, smoothness: float, decay: tuple[float, float] = (0.9, 0.99)
+    ) -> None:
+        self._from, self._to = torch.cat((edges, edges.flip(1))).unbind(1)
+        self._smoothness, self._decay = smoothness, decay
+        degrees = torch.bincount(edges.flatten(), minlength=len(values)).to(values.dtype)
+        self._diagonal = (1 + smoothness * degrees)[:, None]
+        # Gershgorin: the eigenvalues of A lie between 1 and this.
+        self._largest = 1 + 2 * smoothness * float(degrees.max())
+        self._mean = torch.zeros_like(values)
+        self._square = torch.zeros_like(values)
+        self._steps = 0
+
+    def step(self, values: Tensor, gradient: Tensor, rate: float) -> Tensor:
+        """The values after one step of at most about `rate`, in their own unit, against `gradient`."""
+        # A face seen edge-on can overflow a gradient; one bad number must not end a long run.
+        gradient = self.smooth(torch.nan_to_num(gradient.detach(), nan=0.0, posinf=0.0, neginf=0.0))
+        self._steps += 1
+        keep_mean, keep_square = self._decay
+        self._mean = keep_mean * self._mean + (1 - keep_mean) * gradient
+        self._square = keep_square * self._square + (1 - keep_square) * gradient.square()
+        mean = self._mean / (1 - keep_mean**self._steps)
+        scale = (self._square.max() / (1 - keep_square**self._steps)).sqrt()
+        # Without a gradient there is no direction: 0 / tiny stays 0.
+        return values.detach() - rate * self.smooth(mean / scale.clamp(min=torch.finfo(scale.dtype).tiny))
+
+    def smooth(self, right: Tensor) -> Tensor:
+        """Solve A x = right, [V, C], by Chebyshev iteration (Saad, "Iterative Methods for Sparse Linear Systems",
+        2003, algorithm 12.1): its length is known beforehand, and it takes no dot products, which on a GPU would make
+        the CPU wait."""
+        if self._smoothness == 0:
+            return right
+        centre, reach = (self._largest + 1) / 2, (self._largest - 1) / 2
+        ratio = centre / reach
+        residual, solution = right, torch.zeros_like(right)
+        factor = 1 / ratio
+        direction = residual / centre
+        for _ in range(self._iterations()):
+            solution = solution + direction
+            residual = residual - self._apply(direction)
+            next_factor = 1 / (2 * ratio - factor)
+            direction = next_factor * factor * direction + (2 * next_factor / reach) * residual
+            factor = next_factor
+        return solution + direction
+
+    def _iterations(self) -> int:
+        root = math.sqrt(self._largest)
+        return math.ceil(math.log(2 / _SOLVE_TOLERANCE) / math.log((root + 1) / (root - 1)))
+
+    def _apply(self, values: Tensor) -> Tensor:
+        neighbours = torch.zeros_like(values).index_add(0, self._to, values.index_select(0, self._from))
+        return self._diagonal * values - self._smoothness * neighbours
+
+    def state(self) -> dict[str, Tensor | int]:
+        """What a checkpoint must hold to go on as if never stopped."""
+        return {"mean": self._mean, "square": self._square, "steps": self._steps}
+
+    def restore(self, state: Mapping[str, Tensor | int]) -> None:
+        """Go on from what `state` gave."""
+        self._mean, self._square = (torch.as_tensor(state[name]).to(self._mean) for name in ("mean", "square"))
+        self._steps = int(state["steps"])

@@ -1,0 +1,1 @@
+"""`make cuda-check`: see __main__.py."""

@@ -1,0 +1,148 @@
+"""`make cuda-check`: the shipped kernels through the CUDA engine, as far as a machine without a GPU can go.
+
+slangc generates, nvcc and the host compiler compile, the linker links, Python imports. Then argument names, struct
+fields and types of every kernel are compared with the CPU engine's, and a launch is tried with tensors that say they
+are on a GPU: the compiled function unpacks and checks all of them before the missing driver stops it. What slangtorch
+leaves to the engine (its folders, flags, locks and rebuilds) is tried on a small shader.
+
+Run by `.venv-cuda/bin/python` (tools/set_up_cuda.sh). Needs nvcc. Exit status 1 where anything differs or fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+def prepare_environment(cache: str) -> None:
+    """What must be set before torch is imported: the toolkit, the headers it lacks, an empty cache, no GPU."""
+    printed = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    found = re.search(r"^#\$ TOP=(.*)$", printed, re.MULTILINE)  # not beside `which nvcc`, which may be a script
+    if found is None:
+        raise SystemExit(f"cuda-check: nvcc does not say where its toolkit is:\n{printed}")
+    os.environ.setdefault("CUDA_HOME", os.path.realpath(found[1]))
+    wheels = Path(sysconfig.get_path("purelib"), "nvidia").glob("*/include")  # cuSPARSE and others, for torch's headers
+    os.environ["CPATH"] = os.pathsep.join([*map(str, wheels), *filter(None, [os.environ.get("CPATH")])])
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tensors below only say that they are on a GPU: never launch on them
+    os.environ["SLANGRAST_CACHE"] = cache
+
+
+def shipped_modules() -> dict[str, Callable[[Any], Any]]:
+    """Each shader that holds kernels, with every choice of the op once: name -> the op's module for a device."""
+    from slangrast import soft_rasterizer as op
+    from slangrast.runtime.shader_paths import shader_folder
+
+    variants = [
+        (op._Variant("SquaredDistance", "Logistic", "Probabilistic", True, "Softmax", True), 3),
+        (op._Variant("Distance", "Logistic", "Largest", False, "Additive", False), 1),
+        (op._Variant("Barycentric", "Logistic", "ClampedSum", True, "NearestFace", False), 4),
+        (op._Variant("EdgeProduct", "Logistic", "Largest", False, "Softmax", True), 16),
+        (op._Variant("HardCoverage", "Logistic", "ClampedSum", True, "Additive", True), 2),
+        (op._Variant("SquaredDistance", "Logistic", "Probabilistic", True, with_color=False), 0),
+    ]
+    modules: dict[str, Callable[[Any], Any]] = {"project": lambda like: op._Project.module_and_size(like, (1, 1))[0]}
+    for variant, _ in (variants[0], variants[3]):
+        modules[f"bin {variant.coverage}"] = variant.binning_module
+    for variant, channels in variants:
+        words = ("soft_rasterizer", variant.coverage, variant.aggregation, variant.silhouette, str(channels))
+        modules[" ".join(words)] = lambda like, variant=variant, channels=channels: variant.module(channels, like)
+
+    shaders = {file.stem for file in shader_folder().glob("*.slang") if "[CUDAKernel]" in file.read_text()}
+    checked = {
+        "shaders": (shaders, {name.split()[0] for name in modules}),
+        "coverages": (set(op.COVERAGES.values()), {variant.coverage for variant, _ in variants}),
+        "falloffs": (set(op.FALLOFFS.values()), {variant.falloff for variant, _ in variants}),
+        "aggregations": (set(op.AGGREGATIONS.values()), {variant.aggregation for variant, _ in variants}),
+        "silhouettes": (set(op.SILHOUETTES.values()), {variant.silhouette for variant, _ in variants}),
+    }
+    for what, (shipped, covered) in checked.items():
+        if shipped != covered:
+            raise SystemExit(f"cuda-check: of the {what}, {sorted(shipped ^ covered)} are not checked: add them here")
+    return modules
+
+
+def check_shipped(module_for: Callable[[Any], Any]) -> str:
+    import torch
+
+    def load(device: str) -> Any:  # the op asks a tensor for its device and dtype, and for no more
+        return module_for(SimpleNamespace(device=torch.device(device), dtype=torch.float32))
+
+    return check_module(lambda: load("cuda"), lambda: load("cpu"))
+
+
+def check_argument_kinds() -> str:
+    from slangrast import load_module
+
+    shader = CHECKOUT / "tests" / "shaders" / "argument_kinds.slang"
+    return check_module(lambda: load_module(shader, device="cuda"), lambda: load_module(shader, device="cpu"))
+
+
+def check_module(load_on_cuda: Callable[[], Any], load_on_cpu: Callable[[], Any]) -> str:
+    """Build, compare with the CPU engine, try every launch; a phrase for the table."""
+    from tests.cuda_check.binding import differences, try_launches
+
+    cuda = load_on_cuda()
+    found = differences(cuda._any_build(), load_on_cpu()._any_build())
+    if found:
+        raise AssertionError("differs from the CPU engine:\n  " + "\n  ".join(found))
+    return f"{try_launches(cuda)} kernels"
+
+
+class Report:
+    """The table: one line for each check as it ends, and what failed."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        print(f"{'seconds':>8}  {'check':<68} result", flush=True)
+
+    def run(self, name: str, check: Callable[[], str]) -> None:
+        start = time.perf_counter()
+        try:
+            result, details = check(), ""
+        except Exception:
+            result, details = "FAILED", traceback.format_exc()
+            self.failures += 1
+        print(f"{time.perf_counter() - start:8.1f}  {name:<68} {result}\n{details}", end="", flush=True)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="slangrast-cuda-check-") as folder:
+        prepare_environment(str(Path(folder, "cache")))
+        import torch
+
+        from tests.cuda_check import hazards
+
+        print(f"torch {torch.__version__}, CUDA {torch.version.cuda}, toolkit {os.environ['CUDA_HOME']}, ", end="")
+        print(f"architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
+        report = Report()
+        shaders = hazards.listing(CHECKOUT / "shaders")
+        with hazards.watched_builds() as builds:
+            for name, module_for in shipped_modules().items():
+                report.run(name, lambda module_for=module_for: check_shipped(module_for))
+            report.run("argument_kinds: structs, arrays, vectors, matrices, all dtypes", check_argument_kinds)
+            for name, check in hazards.checks(Path(folder), builds).items():
+                report.run(name, check)
+        report.run("nothing was written beside the shipped shaders", lambda: hazards.expect_unchanged(shaders))
+    print(
+        "Not proven here: that a kernel runs on a GPU, and what it computes. No kernel was launched.\n"
+        "On a machine with a GPU, `python -m pytest -m cuda` launches them."
+    )
+    print(f"cuda-check: {report.failures} checks FAILED" if report.failures else "cuda-check: all passed")
+    return min(report.failures, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
