@@ -74,9 +74,9 @@ def soft_rasterize(
         color = sum_j w_j C_j + w_b background,   w_j ~ D_j exp(z_j / gamma),   w_b ~ exp(epsilon / gamma),
         silhouette = 1 - prod_j (1 - D_j),        D_j = 1 / (1 + exp(-delta_j d_j^2 / sigma)),
 
-    with d_j the distance to the border of the face, in units of half the shorter image side, delta_j = 1 inside the face
-    and -1 outside, and w normalised to sum 1 (Liu et al., "Soft Rasterizer", 2019, equations 1 to 4).
-    score and the background's weight as in its section 3.2). The gradients are the exact derivatives of these images.
+    with d_j the distance to the border of the face, in units of half the shorter image side, delta_j = 1 inside the
+    face and -1 outside, and w normalised to sum 1 (Liu et al., "Soft Rasterizer", 2019, equations 1 to 4). The
+    gradients are the exact derivatives of these images.
 
     Args:
         positions: [N, V, 4] or [V, 4] float. Clip space, OpenGL style: x right, y up, z/w in [-1, 1], smaller is

@@ -31,6 +31,10 @@ def _combination(coverage: int, aggregation: int) -> dict:
 COMBINATIONS = [_combination(*pair) for pair in product(range(5), range(3))]
 
 
+# One of every coverage that reaches beyond its face.
+SOFT_COVERAGES = [one for one in COMBINATIONS if one["aggregation"] == "softmax" and one["coverage"] != "hard"]
+
+
 def label(options: dict) -> str:
     """A test id: the choices that are not the defaults."""
     words = [str(value) for name, value in options.items() if name != "perspective_correct"]

@@ -38,6 +38,12 @@ def cast(one: Scene, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     return Scene(one.positions.to(device, dtype), triangles, one.attributes.to(device, dtype), one.resolution)
 
 
+def in_two_images(one: Scene) -> Scene:
+    """`one` beside a copy of it that is wider, lower and farther away."""
+    other = one.positions * one.positions.new_tensor([1.2, 0.9, 1.0, 1.1])
+    return one._replace(positions=torch.stack([one.positions, other]))
+
+
 def double(options: dict) -> dict:
     """Tensors among the options as the reference takes them; on the CPU, because it judges every device."""
     return {

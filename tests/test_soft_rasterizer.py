@@ -11,13 +11,14 @@ from torch import Tensor
 
 import slangrast as sr
 from tests import scenes
-from tests.combinations import COMBINATIONS, label
+from tests.combinations import COMBINATIONS, SOFT_COVERAGES, label
 from tests.comparison import (
     BACKGROUND,
     FORWARD_TOLERANCE,
     TAME,
     assert_images_agree,
     cast,
+    in_two_images,
     largest_error,
     on_every_device,
     on_every_engine,
@@ -55,14 +56,14 @@ def test_combination(options: dict, device: str, dtype: torch.dtype) -> None:
 
 
 @on_every_engine
-@pytest.mark.parametrize("coverage", ["squared_distance", "distance", "barycentric", "edge_product"])
-def test_slivers_reach_as_far_as_the_cutoff_says(coverage: str, device: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("formulas", SOFT_COVERAGES, ids=label)
+def test_slivers_reach_as_far_as_the_cutoff_says(formulas: dict, device: str, dtype: torch.dtype) -> None:
     """Long thin faces, whose radius of influence is far from round: none of it may be lost in binning."""
     soup = scenes.soup(12, (61, 75), seed=3)
     thin = soup.positions.reshape(12, 3, 4).clone()
     thin[:, 2] = thin[:, 0] + 0.3 * (thin[:, 1] - thin[:, 0]) + 0.02 * (thin[:, 2] - thin[:, 0])
     one = cast(soup._replace(positions=thin.reshape(36, 4)), device, dtype)
-    options = {**TAME, "coverage": coverage, "gamma": 1.0}
+    options = {**TAME, **formulas, "gamma": 1.0}
     tolerance = None if dtype == torch.float64 else 1e-3  # ill-conditioned as slivers are
     assert_images_agree(one, options, tolerance)
 
@@ -121,30 +122,35 @@ def test_resolution(resolution: tuple[int, int], device: str, dtype: torch.dtype
     assert_images_agree(cast(soup, device, dtype), TAME, few=0.1)
 
 
-@on_every_engine
+@on_every_device
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4, 7, 13, 40])
-def test_channels(channels: int, device: str, dtype: torch.dtype) -> None:
+def test_channels(channels: int, device: str) -> None:
     soup = scenes.soup(15, (19, 23))
     soup = soup._replace(attributes=scenes.colours(45, channels))
-    background = scenes.colours(1, channels)[0].to(device, dtype)
-    assert_images_agree(cast(soup, device, dtype), {**TAME, "background": background})
+    background = scenes.colours(1, channels)[0].float().to(device)
+    assert_images_agree(cast(soup, device), {**TAME, "background": background})
 
 
 @on_every_engine
-@pytest.mark.parametrize("shape", ["number", "[]", "[C]", "[N, C]", "[N, H, W, C]"])
+@pytest.mark.parametrize(
+    "shape", ["number", "tuple", "[]", "[C]", "[N, C]", "[H, W, C]", "[1, H, W, C]", "[N, H, W, C]"]
+)
 def test_background(shape: str, device: str, dtype: torch.dtype) -> None:
-    one = cast(scenes.sphere(), device, dtype)
-    shapes = {"[]": (), "[C]": (3,), "[N, C]": (2, 3), "[N, H, W, C]": (2, 37, 53, 3)}
-    background = torch.rand(shapes.get(shape, ()), dtype=dtype, device=device)
-    background = background.item() if shape == "number" else background
-    batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
+    sizes = {"N": 2, "H": 37, "W": 53, "C": 3, "1": 1}
+    if shape == "number":
+        background = 0.7
+    elif shape == "tuple":
+        background = (0.2, 0.5, 0.9)
+    else:
+        sides = [sizes[side] for side in shape.strip("[]").split(", ") if side]
+        background = torch.rand(sides, dtype=dtype, device=device)
+    batch = in_two_images(cast(scenes.sphere(), device, dtype))
     assert_images_agree(batch, {**TAME, "background": background})
 
 
 @on_every_engine
 def test_softness_for_each_image(device: str, dtype: torch.dtype) -> None:
-    one = cast(scenes.sphere(), device, dtype)
-    batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
+    batch = in_two_images(cast(scenes.sphere(), device, dtype))
     each = {"sigma": [1e-3, 1e-1], "gamma": [0.1, 2.0], "epsilon": [0.5, -0.5]}
     each = {name: torch.tensor(value, dtype=dtype, device=device) for name, value in each.items()}
     assert_images_agree(batch, {**TAME, **each})
@@ -249,6 +255,16 @@ def test_defaults() -> None:
     assert {name: silhouette[name].default for name in shared} == {name: documented[name] for name in shared}
 
 
+def test_near_and_far_leave_ndc_depths_alone() -> None:
+    """But for the depth of the background, which is `far`."""
+    soup = single(scenes.soup(25))
+    before = sr.soft_rasterize(*soup, **TAME, depth="ndc")
+    after = sr.soft_rasterize(*soup, **{**TAME, "near": 4.0, "far": 5.0}, depth="ndc")
+    assert torch.equal(before.color, after.color) and torch.equal(before.silhouette, after.silhouette)
+    empty = before.silhouette == 0
+    assert empty.any() and (before.depth[empty] == 10).all() and (after.depth[empty] == 5).all()
+
+
 @pytest.mark.parametrize(
     ("changed", "color", "silhouette", "depth"),
     [
@@ -339,6 +355,15 @@ def test_batches_equal_single_images() -> None:
         options = {**TAME, "sigma": sigma[n].item(), "background": background[n : n + 1]}
         alone = sr.soft_rasterize(positions[n], soup.triangles, attributes[n], soup.resolution, **options)
         assert_same(sr.SoftImage(*(part[n : n + 1] for part in whole)), alone, 1e-6)
+
+
+def test_one_mesh_in_several_colours() -> None:
+    soup = single(scenes.soup(25))
+    attributes = torch.stack([soup.attributes, 1 - soup.attributes])
+    both = sr.soft_rasterize(*soup._replace(attributes=attributes), **TAME)
+    for n in range(2):
+        alone = sr.soft_rasterize(*soup._replace(attributes=attributes[n]), **TAME)
+        assert_same(sr.SoftImage(*(part[n : n + 1] for part in both)), alone, 1e-6)
 
 
 def test_unbatched_inputs_are_a_batch_of_one() -> None:
@@ -499,7 +524,9 @@ def test_of_equal_depths_the_hard_image_shows_the_first_face(order: list[int]) -
         attributes,
         one.resolution,
         depth="ndc",
+        coverage="distance",
         aggregation="hard",
+        perspective_correct=False,
         far=10.0,
         sigma=1e-3,
     )
@@ -528,7 +555,7 @@ def test_a_sharp_image_is_the_hard_image() -> None:
     sphere = cast(scenes.sphere(2), dtype=torch.float64)
     sharp = {**TAME, "sigma": 1e-9, "gamma": 1e-5, "epsilon": -1.0, "cutoff": 0.4}
     soft = sr.soft_rasterize(*sphere, **sharp)
-    hard = sr.soft_rasterize(*sphere, **{**sharp, "aggregation": "hard", "coverage": "hard"})
+    hard = sr.soft_rasterize(*sphere, **sharp, coverage="barycentric", aggregation="hard", silhouette="max")
     inside = soft.silhouette > 1 - 1e-6
     assert 0.2 < inside.double().mean() < 0.8
     assert (soft.color - hard.color)[inside].abs().max() < 1e-3

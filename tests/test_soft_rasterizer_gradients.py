@@ -10,7 +10,7 @@ from torch import Tensor
 
 import slangrast as sr
 from tests import scenes
-from tests.combinations import COMBINATIONS, label
+from tests.combinations import COMBINATIONS, SOFT_COVERAGES, label
 from tests.comparison import (
     BACKGROUND,
     GRADIENT_TOLERANCE,
@@ -20,6 +20,8 @@ from tests.comparison import (
     cotangents,
     differentiable,
     gradients,
+    in_two_images,
+    on_every_device,
     on_every_engine,
 )
 from tests.references.soft_rasterizer import soft_rasterize as soft_rasterize_reference
@@ -53,7 +55,7 @@ def test_finite_differences(options: dict) -> None:
     assert torch.autograd.gradcheck(image, tuple(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, nondet_tol=1e-10)
 
 
-@pytest.mark.parametrize("silhouette", ["probabilistic", "max", "sum"])
+@pytest.mark.parametrize("silhouette", ["probabilistic", "max"])
 def test_finite_differences_of_soft_silhouette(silhouette: str) -> None:
     one = scenes.three_faces()
     sigma = torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
@@ -101,19 +103,18 @@ def test_sigma(sigma: float, device: str, dtype: torch.dtype) -> None:
     assert_gradients_agree(cast(scenes.soup(25), device, dtype), {**TAME, "sigma": sigma}, tolerance)
 
 
-@on_every_engine
+@on_every_device
 @pytest.mark.parametrize("channels", [0, 1, 2, 4, 7, 13, 40])
-def test_channels(channels: int, device: str, dtype: torch.dtype) -> None:
+def test_channels(channels: int, device: str) -> None:
     soup = scenes.soup(15, (19, 23))
     soup = soup._replace(attributes=scenes.colours(45, channels))
-    assert_gradients_agree(cast(soup, device, dtype), {**TAME, "background": scenes.colours(1, channels)[0]})
+    assert_gradients_agree(cast(soup, device), {**TAME, "background": scenes.colours(1, channels)[0]})
 
 
 @on_every_engine
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 37, 53, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (37, 53, 3), (1, 37, 53, 3), (2, 37, 53, 3)], ids=str)
 def test_background(shape: tuple, device: str, dtype: torch.dtype) -> None:
-    one = cast(scenes.sphere(), device, dtype)
-    batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
+    batch = in_two_images(cast(scenes.sphere(), device, dtype))
     assert_gradients_agree(batch, {**TAME, "background": torch.rand(shape)})
 
 
@@ -121,7 +122,7 @@ def test_background(shape: tuple, device: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("attributes_for_each", [True, False])
 def test_batch_with_softness_for_each_image(attributes_for_each: bool, device: str, dtype: torch.dtype) -> None:
     one = cast(scenes.sphere(), device, dtype)
-    batch = one._replace(positions=torch.stack([one.positions, one.positions * 1.1]))
+    batch = in_two_images(one)
     if attributes_for_each:
         batch = batch._replace(attributes=torch.stack([one.attributes, 1 - one.attributes]))
     each = {"sigma": [1e-3, 1e-1], "gamma": [0.1, 2.0], "epsilon": [0.5, -0.5]}
@@ -259,16 +260,16 @@ def test_double_backward_is_refused() -> None:
 
 
 @on_every_engine
-@pytest.mark.parametrize("coverage", ["squared_distance", "distance", "barycentric", "edge_product"])
+@pytest.mark.parametrize("formulas", SOFT_COVERAGES, ids=label)
 @pytest.mark.parametrize("scene", KINKS, ids=lambda scene: scene.__name__)
 def test_gradients_at_kinks_are_finite_and_between_the_sides(
-    scene, coverage: str, device: str, dtype: torch.dtype
+    scene, formulas: dict, device: str, dtype: torch.dtype
 ) -> None:
     """A pixel on an edge line: of its two one-sided derivatives it may take either, or anything between.
 
     A silhouette has only the kink of its coverage; moving the face by a little either way gives both sides.
     """
-    options = {"sigma": 1e-2, "near": scenes.NEAR, "far": scenes.FAR, "coverage": coverage}
+    options = {"sigma": 1e-2, "near": scenes.NEAR, "far": scenes.FAR, **formulas}
     one = scene()
     pixel = (slice(None), 4, 4)
 
@@ -276,7 +277,8 @@ def test_gradients_at_kinks_are_finite_and_between_the_sides(
         positions = one.positions.clone()
         positions[:, 0] += shift * positions[:, 3]
         positions = positions.to(device, dtype).requires_grad_()
-        image = render(positions, one.triangles.to(device), positions[:, :0], one.resolution, **options)
+        attributes = one.attributes.to(positions)
+        image = render(positions, one.triangles.to(device), attributes, one.resolution, **options)
         image.silhouette[pixel].sum().backward()
         return positions.grad.cpu().double()
 
@@ -289,6 +291,15 @@ def test_gradients_at_kinks_are_finite_and_between_the_sides(
         torch.maximum(left, right).clamp(min=0),
     )
     assert (found >= low - slack).all() and (found <= high + slack).all()
+
+
+@pytest.mark.parametrize("formulas", SOFT_COVERAGES, ids=label)
+@pytest.mark.parametrize("shift", [1e-3, 1e-4, 1e-5, 1e-6, -1e-6, -1e-5, -1e-4, -1e-3])
+def test_gradients_close_to_an_edge(shift: float, formulas: dict) -> None:
+    """However near the edge, on either side: a distance has a slope of 1."""
+    one = scenes.pixel_on_an_edge()
+    one.positions[:, 0] += shift * one.positions[:, 3]
+    assert_gradients_agree(one, {**TAME, **formulas})
 
 
 @on_every_engine

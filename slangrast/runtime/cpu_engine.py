@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .cache import digest, find_or_build
-from .cuda_text import explain_inline_cuda, refuse_what_needs_a_gpu, widen_literals
+from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
 from .layout import ArrayType, DiffTensorType, PackContext, StructType
@@ -103,7 +103,7 @@ def _build(request: BuildRequest, compiler: HostCompiler, flags: tuple[str, ...]
     try:
         compiler.build(folder / "host.cpp", folder / "module.so", flags, request.path)
     except ShaderError as error:
-        explain_inline_cuda(error, output.dependencies)
+        explain_compile_error(error, output.dependencies)
         raise
     return output.dependencies
 

@@ -4,7 +4,7 @@ What slangtorch leaves to its caller is handled here:
 
 - it keeps its build beside the shader, finds changes by the clock, waits for ever on the lock of a build that was
   killed and compiles again what it has compiled: it builds in a fresh folder, and the cache keeps what came of it;
-- it turns fast math on and adds to the flag list it is given: it gets a fresh list, and neither is asked for;
+- it turns fast math on and adds to the flag list it is given: fast math is off unless asked for, the list a fresh one;
 - its Python wrappers nest the gradient of the standard DiffTensorView once too often, and make up a gradient of one
   element on whatever device is current: the compiled functions are called without them, on the tensors' device, with
   gradients of the right size;
@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,6 +35,8 @@ from .errors import Diagnostic, ShaderError, parse_host_compiler_output
 from .layout import ArgumentError, ArrayType, DiffTensorType, ScalarType, StructType, TensorType
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import compile_slang
+
+_BUILDING = threading.Lock()  # slangtorch, PATH and the list of warnings belong to the whole process
 
 
 class CudaModule:
@@ -167,7 +170,9 @@ def _build(request: BuildRequest, folder: Path) -> Iterable[str]:
     shader = folder / "slangtorch" / Path(request.path).name
     shader.parent.mkdir()
     shader.write_bytes(f'#line 1 "{request.path}"\n'.encode() + Path(request.path).read_bytes())
-    extension = _build_with_slangtorch(request, shader)
+    # slangtorch turns on half in slangc's prelude, but not this.
+    flags = ["-DSLANG_CUDA_ENABLE_BF16=1"] if "__nv_bfloat16" in output.cuda_text else []
+    extension = _build_with_slangtorch(request, shader, flags)
     shutil.copy(extension, folder)
     shutil.rmtree(shader.parent)
     (folder / "program.cu").write_text(output.cuda_text)
@@ -202,22 +207,22 @@ def _refuse_what_slangtorch_cannot_pass(path: str, families: dict[str, KernelFam
                 refuse(f"{where} is a uint64_t", "int64_t")
 
 
-def _build_with_slangtorch(request: BuildRequest, shader: Path) -> Path:
+def _build_with_slangtorch(request: BuildRequest, shader: Path, flags: list[str]) -> Path:
     """The Python extension that slangtorch made of `shader`, in a folder of its own below the shader's."""
-    with _programs_on_path(), warnings.catch_warnings():
+    with _BUILDING, _programs_on_path(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice about compilers is for authors of extensions
         try:
             slangtorch = importlib.import_module("slangtorch")
         except ImportError as error:
             raise ShaderError(f"slangtorch does not load ({error}): pip install 'slangrast[cuda]'") from error
         try:
-            with _no_list_of_files(slangtorch.slangtorch):
+            with _tamed(slangtorch.slangtorch):
                 slangtorch.loadModule(
                     str(shader),
                     defines=dict(request.defines),
                     includePaths=[str(Path(request.path).parent), *request.include_paths],
                     cudaFastMath=request.fast_math,
-                    extraCudaFlags=[],
+                    extraCudaFlags=flags,
                     extraSlangFlags=[],
                 )
         except Exception as error:
@@ -230,14 +235,17 @@ def _build_with_slangtorch(request: BuildRequest, shader: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _no_list_of_files(internals: ModuleType) -> Iterator[None]:
-    """Let slangtorch not read slangc's list of files: it trips over paths with spaces, and the cache keeps its own."""
+def _tamed(internals: Any) -> Iterator[None]:
+    """Let slangtorch not read slangc's list of files, where it trips over spaces: the cache has its own. Nor print
+    slangc's warnings, which it would do twice for each build."""
     reader = internals.parseDepfile
-    internals.parseDepfile = lambda depfile: []  # type: ignore[attr-defined]
+    internals.parseDepfile = lambda depfile: []
+    internals.print = lambda *values, **options: None
     try:
         yield
     finally:
-        internals.parseDepfile = reader  # type: ignore[attr-defined]
+        internals.parseDepfile = reader
+        del internals.print
 
 
 @contextlib.contextmanager
@@ -264,7 +272,7 @@ def _import_extension(file: Path) -> ModuleType:
     return extension
 
 
-_NVCC_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:catastrophic )?error.*?: (?P<message>.*)$")
+_NVCC_ERROR = re.compile(r"^(?P<file>\S.*?)\((?P<line>\d+)\): (?:catastrophic )?error.*?: (?P<message>.*)$")
 
 
 def _diagnostics(output: str) -> list[Diagnostic]:
@@ -274,4 +282,4 @@ def _diagnostics(output: str) -> list[Diagnostic]:
         for match in map(_NVCC_ERROR.match, output.splitlines())
         if match
     ]
-    return found + parse_host_compiler_output(output)
+    return list(dict.fromkeys(found + parse_host_compiler_output(output)))

@@ -52,10 +52,12 @@ def _shader_place(program: str, position: int, message: str) -> Diagnostic | Non
 
 
 _INLINE_CUDA = re.compile(r"__intrinsic_asm|__requirePrelude|__target_intrinsic|__requireCUDA\w*")
+_LOST_NAME = re.compile(r"'_S\d+'")  # quoted by a C++ compiler; slangc numbers its temporaries like this
 
 
-def explain_inline_cuda(error: ShaderError, dependencies: Iterable[str]) -> None:
-    """Tell in `error` where text that the C++ compiler saw came from the shader's author word for word."""
+def explain_compile_error(error: ShaderError, dependencies: Iterable[str]) -> None:
+    """Say in `error` what a C++ compiler cannot: that the text it refused came word for word from the shader's author,
+    or that slangc wrote it wrong."""
     places = [
         Diagnostic(path, number, match.start() + 1, "inline CUDA")
         for path in dependencies
@@ -68,6 +70,11 @@ def explain_inline_cuda(error: ShaderError, dependencies: Iterable[str]) -> None
             "device='cuda', or write it in Slang"
         )
         error.diagnostics += places
+    if any(_LOST_NAME.search(diagnostic.message) for diagnostic in error.diagnostics):
+        error.summary += (
+            "; slangc left out a variable of its own, as it may in the derivative of a loop, on CUDA too: let the loop "
+            "count upwards from a constant, or write its derivative with [BackwardDerivative]"
+        )
 
 
 def _read(path: str) -> str:

@@ -34,8 +34,8 @@ class Launchable:
         """Run on `gridSize` blocks of `blockSize` threads, each a tuple of three integers (x, y, z).
 
         Raises:
-            ValueError: a size is not three positive integers (a grid may be 0), or is more than CUDA can launch: a block
-                of 1024 threads and (1024, 1024, 64), a grid of (2147483647, 65535, 65535).
+            ValueError: a size is not three positive integers (a grid may be 0), or is more than CUDA can launch: a
+                block of 1024 threads and (1024, 1024, 64), a grid of (2147483647, 65535, 65535).
         """
         block, grid = _size(blockSize, "blockSize", 1, _MAX_BLOCK), _size(gridSize, "gridSize", 0, _MAX_GRID)
         if math.prod(block) > _MAX_THREADS_PER_BLOCK:
@@ -129,8 +129,11 @@ class Module:
         extent = _integers(over if isinstance(over, Sequence) else (over,))
         if extent is None or not 1 <= len(extent) <= 3 or min(extent) < 0:
             raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")
-        block = {1: (256, 1, 1), 2: (16, 16, 1), 3: (8, 8, 4)}[len(extent)]
         extent += [1] * (3 - len(extent))
+        # 256 threads, as square as the extent lets them be: a batch of one is no reason for 15 idle rows of threads.
+        depth = min(4, _power_of_two(extent[2]))
+        height = min(16 if depth == 1 else 8, _power_of_two(extent[1]))
+        block = (256 // (height * depth), height, depth)
         launchable.launchRaw(block, tuple(-(-n // size) for n, size in zip(extent, block, strict=True)))
 
     def reload(self) -> bool:
@@ -310,6 +313,11 @@ def _device_of(values: Any) -> torch.device | None:
             return device
         found = found or device
     return found
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is not below `number`."""
+    return 1 << max(number - 1, 0).bit_length()
 
 
 def _structs(families: dict[str, KernelFamily]) -> dict[str, StructType]:
