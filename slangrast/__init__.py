@@ -2,6 +2,7 @@
 
 from . import losses, shading
 from .camera import Camera, transform
+from .fitting import FitProgress, FitResult, FitSettings, fit
 from .mesh import Mesh, cube, icosphere, load_mesh, plane, save_mesh, torus
 from .runtime import Diagnostic, DiffTensorView, Module, ShaderError, load_module
 from .soft_rasterizer import SoftImage, soft_rasterize, soft_silhouette
@@ -30,6 +31,10 @@ __all__ = [
     "torus",
     "transform",
     # optimisation
+    "FitProgress",
+    "FitResult",
+    "FitSettings",
+    "fit",
     "losses",
     "shading",
 ]

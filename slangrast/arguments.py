@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 _SMALLEST_GAMMA = 1e-8
+_SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
     dtype = _check_float(name, "positions", positions)
     if positions.dim() not in (2, 3) or positions.shape[-1] != 4:
         raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {_show(positions)}")
+    if positions.dim() == 3 and len(positions) == 0:
+        raise ValueError(f"{name}: positions must be of at least one image, got {_show(positions)}")
     if positions.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name}: positions must be on the CPU or a CUDA device, got a tensor on {positions.device}")
     if not isinstance(triangles, torch.Tensor):
@@ -136,6 +139,8 @@ def _check_softness_range(name: str, key: str, value: torch.Tensor, least: float
         raise ValueError(f"{name}: {key} must be finite, got {value.tolist()}")
     if key == "sigma" and not bool((value > 0).all()):
         raise ValueError(f"{name}: sigma must be > 0, got {value.tolist()}")
+    if key == "sigma" and not bool((value >= _SMALLEST_SIGMA).all()):
+        raise ValueError(f"{name}: sigma must be at least {_SMALLEST_SIGMA:g}, got {value.tolist()}")
     if key == "gamma" and least is not None and not bool((value.double() >= least * (1 - 1e-6)).all()):
         raise ValueError(f"{name}: gamma must be at least {least:g}, got {value.tolist()}")
 

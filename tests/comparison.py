@@ -38,6 +38,11 @@ def cast(one: Scene, device: str = "cpu", dtype: torch.dtype = torch.float32) ->
     return Scene(one.positions.to(device, dtype), triangles, one.attributes.to(device, dtype), one.resolution)
 
 
+def single(scene: Scene) -> Scene:
+    """As most users have it."""
+    return cast(scene, "cpu", torch.float32)
+
+
 def in_two_images(one: Scene) -> Scene:
     """`one` beside a copy of it that is wider, lower and farther away."""
     other = one.positions * one.positions.new_tensor([1.2, 0.9, 1.0, 1.1])
@@ -78,6 +83,11 @@ def largest_error(found: Tensor, expected: Tensor, pixels: Tensor | None = None)
     if pixels is not None:
         error = error[pixels]
     return error.amax().item() / max(1.0, expected.abs().max().item()) if error.numel() else 0.0
+
+
+def assert_same(a: sr.SoftImage, b: sr.SoftImage, tolerance: float) -> None:
+    for name, x, y in zip(a._fields, a, b, strict=True):
+        assert largest_error(x, y) <= tolerance, name
 
 
 def assert_images_agree(one: Scene, options: dict, tolerance: float | None = None, few: float = 0.03) -> None:

@@ -128,6 +128,12 @@ def outside_the_range() -> Scene:
     return scene(points, depths, torch.arange(15))
 
 
+def small_face(x: float, y: float, resolution: tuple[int, int], size: float = 0.2) -> Scene:
+    """A counter-clockwise face around a screen point."""
+    corners = [[x - size, y - size], [x + size, y - size], [x, y + size]]
+    return scene(corners, 4.0, [[0, 1, 2]], resolution)
+
+
 # Several faces
 
 

@@ -124,7 +124,8 @@ def test_a_file_that_changes_while_it_compiles_is_compiled_again(
     shader: Path, compiler: Path, compiled: Callable[[], int]
 ) -> None:
     text = compiler.read_text()
-    edit = f"    if [ ! -e {compiler}.edited ]; then touch {compiler}.edited; sed -i s/2/3/ {shader.parent}/part.slang; fi\n"
+    once, part = f"{compiler}.edited", shader.parent / "part.slang"
+    edit = f"    if [ ! -e {once} ]; then touch {once}; sed -i s/2/3/ {part}; fi\n"
     compiler.write_text(text.replace("    if", edit + "    if", 1))
     assert filled(load(shader)) == 3
     assert compiled() == 2
@@ -202,7 +203,7 @@ DAMAGE = {
     "no entry": shutil.rmtree,
     "a truncated index": lambda entry: [os.truncate(f, 9) for f in entry.parent.parent.glob("index/*.json")],
     "an index of something else": lambda entry: [
-        f.write_text(json.dumps([{"entry": 1, "files": 2, "rivals": 3}, 4]))
+        f.write_text(json.dumps([{"entry": 1, "files": 2, "rivals": 3}]))
         for f in entry.parent.parent.glob("index/*.json")
     ],
     "no index": lambda entry: shutil.rmtree(entry.parent.parent / "index"),
@@ -270,7 +271,7 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatc
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("SLANGRAST_CACHE", str(file / "cache"))
-    with pytest.raises(OSError, match="SLANGRAST_CACHE must name a folder that can be written, got .*file/cache"):
+    with pytest.raises(OSError, match=r"SLANGRAST_CACHE must name a folder that can be written, got .*file/cache"):
         cache_folder()
 
 

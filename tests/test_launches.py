@@ -244,18 +244,20 @@ def test_launches_from_several_threads_of_python(on_cpu: Module, threads: None, 
     torch.set_num_threads(count)
     counter, total = torch.zeros(1, dtype=torch.int32), torch.zeros(1)
 
+    blocks, repeats = 20_000, 3  # long enough for launches to overlap
+
     def work() -> None:
-        for _ in range(20):
-            on_cpu.count(counter=counter, repeats=100).launchRaw(blockSize=(8, 1, 1), gridSize=(70, 1, 1))
-            on_cpu.add_float(total=total, repeats=5).launchRaw(blockSize=(8, 1, 1), gridSize=(70, 1, 1))
+        for _ in range(10):
+            on_cpu.count(counter=counter, repeats=repeats).launchRaw(blockSize=(8, 1, 1), gridSize=(blocks, 1, 1))
+            on_cpu.add_float(total=total, repeats=1).launchRaw(blockSize=(8, 1, 1), gridSize=(blocks, 1, 1))
 
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert counter.item() == 4 * 20 * 70 * 8 * 100
-    assert total.item() == 4 * 20 * 70 * 8 * 5
+    assert counter.item() == 4 * 10 * blocks * 8 * repeats
+    assert total.item() == 4 * 10 * blocks * 8  # below 2**24: a float counts it
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that is the question here

@@ -306,13 +306,28 @@ def test_gradients_close_to_an_edge(shift: float, formulas: dict) -> None:
 @every_combination
 def test_broken_faces_leave_finite_gradients(options: dict, device: str, dtype: torch.dtype) -> None:
     good = scenes.shared_edge()
+    huge, tiny = torch.finfo(dtype).max, torch.finfo(dtype).tiny / 4
     broken = torch.tensor(
-        [[math.nan, 0, 0, 3], [0, math.inf, 0, 3], [0, 0, 3, -1], [0, 0, 3, 0], [0, 0, 0, math.nan]]
-    ).double()
-    triangles = torch.cat([good.triangles] + [torch.tensor([[0, 4 + k, 1]]) for k in range(5)])
-    triangles = torch.cat([triangles, torch.tensor([[0, 0, 1], [2, 2, 2]])])
-    attributes = torch.cat([good.attributes, torch.ones(5, 3, dtype=torch.float64)])
-    both = good._replace(positions=torch.cat([good.positions, broken]), triangles=triangles, attributes=attributes)
+        [
+            [math.nan, 0, 0, 3],
+            [0, math.inf, 0, 3],
+            [0, 0, 0, math.nan],
+            [0, 0, 3, -1],
+            [0, 0, 3, 0],
+            [huge, 0, 0, 1e-3],  # finite, until divided by w
+            [0, 0, huge, 1e-3],
+            [3, 2, 3, tiny],
+        ],
+        dtype=torch.float64,
+    )
+    count = len(broken)
+    at_broken = [torch.tensor([[0, 4 + k, 1]]) for k in range(count)]
+    without_area = torch.tensor([[0, 0, 1], [2, 2, 2]])
+    both = good._replace(
+        positions=torch.cat([good.positions, broken]),
+        triangles=torch.cat([good.triangles, *at_broken, without_area]),
+        attributes=torch.cat([good.attributes, torch.ones(count, 3, dtype=torch.float64)]),
+    )
 
     def gradients_of(one) -> tuple[Tensor, Tensor]:
         one, arguments, leaves = differentiable(cast(one, device, dtype), TAME)

@@ -96,6 +96,19 @@ class Loop:
         self.seconds += time.perf_counter() - started
         return float(data_loss.detach())
 
+    def progress(self, loss: float) -> FitProgress:
+        """What to tell a callback after a step."""
+        history = self.record.history
+        vertices, triangles, colors = self.vertices, self.triangles, self.colors
+        return FitProgress(
+            step=self.step,
+            steps=sum(self.level_steps),
+            level=min(self.level, len(self.level_steps) - 1),
+            loss=loss,
+            iou=history[-1]["iou"] if history else 0.0,
+            mesh=lambda: Mesh(self.scene.to_world(vertices.detach()), triangles, vertex_colors=colors),
+        )
+
     def _image_loss(self, vertices: Tensor, colors: Tensor | None, views: Tensor, sigma: float) -> Tensor:
         masks = self.masks[views]
         if colors is None or self.target_colors is None:

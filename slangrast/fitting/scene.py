@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,21 +57,38 @@ class Scene:
         colors = None if self.colors is None else pool(self.colors.movedim(3, 1), size).movedim(1, 3)
         return pool(self.masks, size), colors
 
-    def silhouettes(self, vertices: Tensor, triangles: Tensor, views: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    def silhouettes(
+        self, vertices: Tensor, triangles: Tensor, views: Tensor, size: tuple[int, int], sigma: float
+    ) -> Tensor:
         """[len(views), H, W] soft silhouettes of a mesh in the object's unit."""
         clip = self.cameras[views].project(vertices)
-        return soft_silhouette(clip, triangles, size, sigma=sigma, **self._range())
+        return soft_silhouette(clip, triangles, size, sigma=sigma, **self.depth_range())
 
     def images(
         self, vertices: Tensor, triangles: Tensor, colors: Tensor, views: Tensor, size: tuple[int, int], sigma: float
     ) -> tuple[Tensor, Tensor]:
         """Silhouettes [M, H, W], and colours [M, H, W, 3] multiplied by them, as the targets' are."""
         clip = self.cameras[views].project(vertices)
-        image = soft_rasterize(clip, triangles, colors, size, sigma=sigma, **self._range())
+        image = soft_rasterize(clip, triangles, colors, size, sigma=sigma, **self.depth_range())
         return image.silhouette, image.color * image.silhouette[..., None]
 
-    def _range(self) -> dict:
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.masks.shape[1], self.masks.shape[2]
+
+    def depth_range(self) -> dict[str, Any]:
+        """What the rasterizer is told of depth, in world units."""
         return {"near": self.near, "far": self.far, "depth": self.depth}
+
+    @torch.no_grad()
+    def covered(
+        self, vertices: Tensor, triangles: Tensor, views: Tensor, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """[len(views), H, W] bool: where a mesh in the object's unit covers the pixel centre."""
+        clip = self.cameras[views].project(vertices)
+        drawn = soft_silhouette(clip, triangles, size or self.resolution, coverage="hard", **self.depth_range())
+        return drawn > 0.5
 
     @torch.no_grad()
     def ious(self, vertices: Tensor, triangles: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -78,9 +96,7 @@ class Scene:
         masks = self.masks if size is None else self.reduced(size)[0]
         found = []
         for views in torch.arange(len(self), device=masks.device).split(_CHUNK):
-            clip = self.cameras[views].project(vertices)
-            drawn = soft_silhouette(clip, triangles, tuple(masks.shape[1:]), coverage="hard", **self._range())
-            drawn, target = drawn > 0.5, masks[views] > 0.5
+            drawn, target = self.covered(vertices, triangles, views, size), masks[views] > 0.5
             union = (drawn | target).sum((1, 2))
             found.append((drawn & target).sum((1, 2)) / union.clamp(min=1))
         return torch.cat(found)
@@ -125,7 +141,9 @@ def _check_images(images: object, with_colors: bool) -> tuple[Tensor, Tensor | N
     if empty.all():
         raise ValueError(f"fit: images must show the object, got {len(masks)} empty silhouettes: {_NEEDS_MASK}")
     if empty.any():
-        raise ValueError(f"fit: images must all show the object, got an empty silhouette in view {_list(empty)}: {_NEEDS_MASK}")
+        raise ValueError(
+            f"fit: images must all show the object, got an empty silhouette in view {_list(empty)}: {_NEEDS_MASK}"
+        )
     if inside.all():
         raise ValueError("fit: images must show where the object ends, got an alpha above one half everywhere")
     return masks, (images[..., :3] * masks[..., None]).contiguous() if with_colors else None

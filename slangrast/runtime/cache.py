@@ -124,8 +124,11 @@ def _put(folder: Path, entry: Path) -> None:
 def _read_index(cache: Path, request: str) -> list[dict]:
     try:
         records = json.loads((cache / "index" / f"{request}.json").read_text())
-        return [record for record in records if {"entry", "files", "rivals"} <= record.keys()]
-    except (OSError, ValueError, AttributeError, TypeError):
+        return [
+            {"entry": str(record["entry"]), "files": [(p, d) for p, d in record["files"]], "rivals": record["rivals"]}
+            for record in records
+        ]
+    except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged
         return []
 
 

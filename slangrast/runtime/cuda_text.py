@@ -33,9 +33,8 @@ def refuse_what_needs_a_gpu(program: str) -> None:
     """Raise a `ShaderError` for a program that would not compile for the CPU, or would compute something else there."""
     for pattern, (what, why) in _REFUSED.items():
         if found := list(re.finditer(pattern, program)):
-            found += re.finditer(
-                r"\bSLANG_globalParams\b", program
-            )  # where a global is used: its declaration has no line
+            # Where a global is used, for its declaration may have no line.
+            found += re.finditer(r"\bglobalParams_\d+\b", program)
             places = (_shader_place(program, match.start(), f"{what} cannot be used on the CPU") for match in found)
             place = next(filter(None, places), None)
             raise ShaderError(f"the CPU engine cannot run a kernel that uses {what}: {why}", [place] if place else [])

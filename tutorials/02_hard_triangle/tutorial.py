@@ -91,7 +91,9 @@ show(axes[0, 1], fine, "480 × 320 pixels")
 
 # %% Below: the staircase that the reverse looked along, and what it found.
 axes[1, 0].plot(shifts * 8, covered, drawstyle="steps-post")
-axes[1, 0].set(title="Vertex a moves to the right", xlabel="shift, coarse pixels", ylabel="pixels inside", yticks=range(80, 101, 4))
+axes[1, 0].set(
+    title="Vertex a moves to the right", xlabel="shift, coarse pixels", ylabel="pixels inside", yticks=range(80, 101, 4)
+)
 gradient = [*grad_vertices.flatten().tolist(), *grad_color.tolist()]
 bars = axes[1, 1].barh(["a.x", "a.y", "b.x", "b.y", "c.x", "c.y", "red", "green", "blue"], gradient)
 axes[1, 1].bar_label(bars, fmt="%.0f", padding=3)
