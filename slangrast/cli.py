@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--template", type=Path, help="mesh to start from (default: a sphere around the object)")
     fit.add_argument("--out", type=Path, default=Path("fit"), help="folder for the results (default: %(default)s)")
     fit.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    fit.add_argument("--steps", type=int, help="steps in all (default: 300)")
+    fit.add_argument("--steps", type=int, help="steps in all (default: 400)")
     fit.add_argument("--fov", type=float, default=30.0, help="vertical field of view in degrees (default: %(default)s)")
     fit.add_argument(
         "--handedness",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -58,6 +59,10 @@ class SmoothDescent:
         the CPU wait."""
         if self._smoothness == 0:
             return right
+        with _one_thread():
+            return self._solve(right)
+
+    def _solve(self, right: Tensor) -> Tensor:
         centre, reach = (self._largest + 1) / 2, (self._largest - 1) / 2
         ratio = centre / reach
         residual, solution = right, torch.zeros_like(right)
@@ -87,3 +92,14 @@ class SmoothDescent:
         """Go on from what `state` gave."""
         self._mean, self._square = (torch.as_tensor(state[name]).to(self._mean) for name in ("mean", "square"))
         self._steps = int(state["steps"])
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Dozens of small operations in a row: to share each out among threads costs several times what it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

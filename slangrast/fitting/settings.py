@@ -41,14 +41,14 @@ class FitSettings:
         TypeError, ValueError: a setting of another type or out of range.
     """
 
-    steps: int = 300
+    steps: int = 400
     levels: int | None = None
     views_per_step: int = 24
     learning_rate: float = 0.2
     final_learning_rate: float = 0.02
     smoothness: float = 1.0
     softness: float = 0.32
-    final_softness: float = 0.1
+    final_softness: float = 0.04
     laplacian_weight: float = 1e-3
     flatten_weight: float = 1e-6
     color_weight: float = 0.5
