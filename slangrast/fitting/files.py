@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -97,13 +98,13 @@ def _from_json(data: Any, path: Path, aspect: float, fov_degrees: float, handedn
         return Camera(_matrices(data, "view", (4, 4), path), _matrices(data, "projection", (4, 4), path))
     if {"K", "R", "t", "width", "height"} <= data.keys():
         intrinsics, rotation = _matrices(data, "K", (3, 3), path), _matrices(data, "R", (3, 3), path)
-        size = (int(data["height"]), int(data["width"]))
-        pixel_center = float(data.get("pixel_center", 0.0))
+        size = (int(_number(data, "height", path)), int(_number(data, "width", path)))
+        pixel_center = _number(data, "pixel_center", path, 0.0)
         return Camera.from_opencv(
             intrinsics, rotation, _matrices(data, "t", (3,), path), size, pixel_center=pixel_center
         )
     if {"distance", "elevation", "azimuth"} <= data.keys():
-        columns = [np.atleast_1d(np.asarray(data[key], np.float32)) for key in ("distance", "elevation", "azimuth")]
+        columns = [_column(data, key, path) for key in ("distance", "elevation", "azimuth")]
         try:
             rows = np.stack(np.broadcast_arrays(*columns), axis=1)
         except ValueError:
@@ -111,11 +112,30 @@ def _from_json(data: Any, path: Path, aspect: float, fov_degrees: float, handedn
             raise ValueError(
                 f"cameras: {path}: distance, elevation and azimuth must be of one length, got {lengths}"
             ) from None
-        return _orbit(rows, aspect, float(data.get("fov", fov_degrees)), data.get("handedness", handedness))
+        fov_degrees = _number(data, "fov", path, fov_degrees)
+        return _orbit(rows, aspect, fov_degrees, data.get("handedness", handedness))
     raise ValueError(
         f"cameras: {path} must have the keys view and projection; or K, R, t, width and height; or distance, "
         f"elevation and azimuth; got {sorted(data)}"
     )
+
+
+def _number(data: dict, key: str, path: Path, default: float | None = None) -> float:
+    value = data.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"cameras: {path}: {key} must be a number, got {value!r}")
+    return value
+
+
+def _column(data: dict, key: str, path: Path) -> np.ndarray:
+    """A number for all images, or a list with one for each."""
+    try:
+        column = np.atleast_1d(np.asarray(data[key], np.float32))
+    except (TypeError, ValueError):
+        column = np.empty((0, 0), np.float32)
+    if column.ndim != 1:
+        raise ValueError(f"cameras: {path}: {key} must be a number or a list of numbers")
+    return column
 
 
 def _matrices(data: dict, key: str, shape: tuple[int, ...], path: Path) -> Tensor:
@@ -131,12 +151,15 @@ def _matrices(data: dict, key: str, shape: tuple[int, ...], path: Path) -> Tenso
 
 
 def _load_array(what: str, path: Path) -> np.ndarray:
+    wanted = f"{what}: {path} must be a .npy file of numbers"
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{what}: {path} must be a .npy file of numbers, got one that cannot be read: {error}"
-        ) from None
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{wanted}, got one that cannot be read: {error}") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{wanted}, got an archive of several arrays")
+    return array
 
 
 def _load_json(path: Path) -> Any:

@@ -15,7 +15,7 @@ from slangrast.fitting.checkpoint import write_atomically
 from slangrast.fitting.loop import FitProgress
 from slangrast.fitting.pictures import Film, save_comparison
 from slangrast.fitting.run import FitResult, fit
-from slangrast.fitting.scene import make_scene
+from slangrast.fitting.scene import check_template, make_scene
 from slangrast.fitting.settings import FitSettings
 from slangrast.mesh import Mesh, save_mesh
 
@@ -49,6 +49,8 @@ def run_job(
 
     settings = settings or FitSettings()
     scene = make_scene(images, cameras, with_colors)
+    if template is not None:
+        check_template(scene, template)
     if resume and not (out / CHECKPOINT).is_file():
         raise FileNotFoundError(f"resume: {out / CHECKPOINT} does not exist: run without --resume first")
     make_folder(out)

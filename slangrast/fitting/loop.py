@@ -73,8 +73,9 @@ class Loop:
         settings = self.settings
         progress = self.level_step / self.level_steps[self.level]
         views = settings.views(self.step, len(self.scene)).to(self.masks.device)
-        vertices = self.vertices.requires_grad_()
-        colors = None if self.colors is None else self.colors.requires_grad_()
+        # Not in place: the record and the callback's mesh may hold these very tensors.
+        vertices = self.vertices.detach().requires_grad_()
+        colors = None if self.colors is None else self.colors.detach().requires_grad_()
         data_loss = self._image_loss(vertices, colors, views, settings.sigma(progress, self.size))
         loss = data_loss + self._regularisers(vertices)
         if colors is None:

@@ -76,7 +76,8 @@ def fit(
         with_colors: fit a colour for each vertex too, from the images' RGB where alpha says that the object is.
         settings: how to go about it; None for the defaults.
         checkpoint: file to write the state to at each check, so that a run that was killed can go on.
-        resume: go on from `checkpoint`. The result is the one that an uninterrupted run would have given.
+        resume: go on from `checkpoint`. The result is the one that an uninterrupted run would have given, up to
+            rounding: several threads add up gradients in any order, so that even two runs alike differ a little.
         on_progress: called after each step.
 
     Returns:
@@ -87,13 +88,17 @@ def fit(
         FileNotFoundError: `resume` without a checkpoint.
     """
     scene = make_scene(images, cameras, with_colors)
-    settings = settings or FitSettings()
+    settings = FitSettings() if settings is None else settings
+    if not isinstance(settings, FitSettings):
+        raise TypeError(f"fit: settings must be a FitSettings or None, got {describe(settings)}")
     start, colors, levels = _start(scene, template, with_colors, settings)
     if resume and checkpoint is None:
         raise ValueError("fit: resume must come with the checkpoint to go on from, got checkpoint=None")
     loop = Loop(scene, start, colors, settings, levels)
     problem = fingerprint(scene, start)
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"fit: checkpoint must be a file in an existing folder, got {str(path)!r}")
     if resume and path is not None:
         load_checkpoint(path, loop, problem)
     interrupted = _run(loop, path, problem, on_progress)

@@ -97,9 +97,9 @@ axes[1, 0].set(
 gradient = [*grad_vertices.flatten().tolist(), *grad_color.tolist()]
 bars = axes[1, 1].barh(["a.x", "a.y", "b.x", "b.y", "c.x", "c.y", "red", "green", "blue"], gradient)
 axes[1, 1].bar_label(bars, fmt="%.0f", padding=3)
-axes[1, 1].set(title="Gradient of the sum of the fine image", xlim=(0, 1.2 * max(gradient)))
+axes[1, 1].set(title="Gradient of the sum of the fine image", xlim=(0, 1.2 * max(gradient)), xticks=[])
 axes[1, 1].invert_yaxis()
 figure.savefig(HERE / "figure.png", dpi=110)
 
-# %% Try this: let `hard_color` return `t.color * e.x / (e.x + e.y + e.z)`, a shade that fades towards the edge from a to b.
+# %% Try this: let `hard_color` return `t.color * e.x / (e.x + e.y + e.z)`, which fades towards the edge from a to b.
 # Remove the asserts that fail. The vertices now have gradients: do these know that the outline moves with them?

@@ -92,7 +92,7 @@ def small(image: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(image.movedim(2, 0), 4).movedim(0, 2).cpu()
 
 
-# %% Descend. Keep what the pictures need: before each step the vertices and their gradient, and now and then the images.
+# %% Descend, and keep what the pictures need.
 losses, errors, path, pulls, frames = [], [], [], [], {}
 start = time.perf_counter()
 for iteration in range(400):
@@ -118,6 +118,7 @@ def show(axis, image: torch.Tensor, title: str, outline: torch.Tensor, style: st
     axis.set_title(title, fontsize="medium")
 
 
+# %% The animation: image, gradient and target, with arrows that say where the vertices are pulled.
 small_target, target_outline = small(target), target_vertices.cpu()
 figure, axes = plt.subplots(1, 3, figsize=(8, 3), dpi=80, layout="constrained")
 pages = []
@@ -140,7 +141,7 @@ for axis, iteration in zip("ABCD", (0, 48, 96, 399), strict=True):
     show(axes[axis], frames[iteration][0], f"step {iteration}, target dashed", target_outline, "w--")
 axes["E"].semilogy(losses, label="loss: mean squared difference")
 axes["E"].semilogy(errors, label="largest error of a coordinate or colour")
-axes["E"].axhline(1e-3, color="0.7", linewidth=0.8)
+axes["E"].axhline(1e-3, color="0.7", linewidth=0.8, label="the error that we allow")
 axes["E"].set(xlabel="step")
 axes["E"].legend()
 ways = torch.stack(path)
@@ -152,5 +153,5 @@ axes["F"].set(title="from the dots to the target, dashed", xlabel="x", ylabel="y
 axes["F"].legend()
 figure.savefig(HERE / "figure.png", dpi=110)
 
-# %% Try this: start with SIGMA = 0.005, then with 0.2. One is slow to find the target, and one is slow to settle on it.
-# Which is which, and what does a sigma that falls from the one to the other do?
+# %% Try this: start from (0.9, 0.5), (0.4, 0.9), (0.4, 0.5), which does not touch the target. The triangle shrinks until
+# nothing is left: why does that lower the loss? Which SIGMA finds the target from there, and what does it cost?
