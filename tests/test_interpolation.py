@@ -73,13 +73,13 @@ def test_of_weights_and_a_face(function, device: str, dtype: torch.dtype) -> Non
 @on_every_engine
 def test_interpolate(device: str, dtype: torch.dtype) -> None:
     def reference(rows: Tensor) -> Tensor:
-        return interpolation.interpolate(rows[:, None, :3], rows[:1, None, 3:, None].expand(1, 1, 3, 1)[0])[:, 0]
+        def one(weights: Tensor, values: Tensor) -> Tensor:
+            return interpolation.interpolate(weights[None, None], values[None, :, None])[0, 0]
 
-    rows = torch.randn(1, 6, generator=generator(2), dtype=torch.float64)
-    assert_agrees("interpolation", "interpolate", reference, rows, device, dtype)
+        return torch.vmap(one)(rows[:, :3], rows[:, 3:])
+
     rows = torch.randn(ROWS, 6, generator=generator(3), dtype=torch.float64)
-    dot = lambda x: (x[:, :3] * x[:, 3:]).sum(dim=1, keepdim=True)  # noqa: E731
-    assert_agrees("interpolation", "interpolate", dot, rows, device, dtype)
+    assert_agrees("interpolation", "interpolate", reference, rows, device, dtype)
 
 
 # Properties
@@ -120,8 +120,7 @@ def test_perspective_correct_weights_give_the_point_in_space(dtype: torch.dtype)
 @in_both_precisions
 def test_equal_depths_need_no_correction(dtype: torch.dtype) -> None:
     rows = weights_and_faces(20).to(dtype)
-    rows[:, 3:].reshape(20, 3, 4)  # the columns of 1/w are the fourth of each vertex
-    rows[:, [6, 10, 14]] = 0.25
+    rows[:, [6, 10, 14]] = 0.25  # 1/w of each vertex
     torch.testing.assert_close(probe("interpolation", "perspective_correct", rows, 3), rows[:, :3])
     torch.testing.assert_close(probe("interpolation", "view_depth", rows), torch.full((20, 1), 4.0, dtype=dtype))
 

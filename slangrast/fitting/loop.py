@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -142,6 +142,14 @@ class Loop:
         else:
             self.stale_checks += 1
         self.converged = 0 < self.settings.patience <= self.stale_checks
+
+    def best(self) -> Record:
+        """The best mesh so far, the present one included, which no check may have seen yet."""
+        iou, best_iou = (float(self.scene.ious(mesh.vertices, mesh.triangles).mean()) for mesh in (self, self.record))
+        if iou <= best_iou:
+            return self.record
+        present = {"vertices": self.vertices, "triangles": self.triangles, "colors": self.colors}
+        return replace(self.record, **present, iou=iou)
 
     def _end_level(self) -> None:
         self.level += 1

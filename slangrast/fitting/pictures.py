@@ -15,28 +15,36 @@ from slangrast.soft_rasterizer import soft_rasterize
 
 _SHARP = 1e-6  # gamma of pictures: the nearest face alone
 _ROWS = 4
+_SHORTER_SIDE = 192  # pixels of a picture of a mesh, at least: at the size of small images its shading is noise
 
 
 @torch.no_grad()
 def draw_mesh(scene: Scene, mesh: Mesh, views: Tensor) -> Tensor:
-    """[M, H, W, 3] a mesh in world units as the cameras of `views` see it, on white: its colours, or lit grey."""
+    """[M, H, W, 3] a mesh in world units as the cameras of `views` see it, on white: its colours, or lit grey. H and W
+    are `enlargement(scene)` times those of the images."""
     colors = mesh.vertex_colors
     if colors is None:
         light = directional_light((0.4, 0.8, 0.45))
         colors = 0.25 + 0.65 * lambert(mesh.vertex_normals(), light, two_sided=True)
         colors = colors.expand(len(mesh.vertices), 3)
     clip = scene.cameras[views].project(scene.from_world(mesh.vertices))
+    height, width = scene.resolution
     image = soft_rasterize(
         clip,
         mesh.triangles,
         colors,
-        scene.resolution,
+        (height * enlargement(scene), width * enlargement(scene)),
         gamma=_SHARP,
         coverage="hard",
         background=1.0,
         **scene.depth_range(),
     )
     return image.color
+
+
+def enlargement(scene: Scene) -> int:
+    """How many times larger than the images a mesh is drawn."""
+    return -(-_SHORTER_SIDE // min(scene.resolution))
 
 
 def draw_target(scene: Scene, views: Tensor) -> Tensor:
@@ -90,7 +98,8 @@ class Film:
     def __init__(self, scene: Scene, most_frames: int = 60) -> None:
         self._scene, self._most = scene, most_frames
         self._view = torch.tensor([len(scene) // 3])
-        self._target = _bytes(draw_target(scene, self._view))[0]
+        target, scale = _bytes(draw_target(scene, self._view))[0], enlargement(scene)
+        self._target = target.repeat(scale, 0).repeat(scale, 1)
         self._frames: list[np.ndarray] = []
 
     def add(self, mesh: Mesh) -> None:
@@ -103,8 +112,7 @@ class Film:
     def save(self, path: Path) -> None:
         from PIL import Image
 
-        scale = max(1, 192 // self._target.shape[0])
-        pages = [Image.fromarray(frame.repeat(scale, 0).repeat(scale, 1)).quantize(64) for frame in self._frames]
+        pages = [Image.fromarray(frame).quantize(256) for frame in self._frames]
         if pages:
             durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
             pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)

@@ -130,7 +130,13 @@ def _run(loop: Loop, path: Path | None, problem: str, on_progress: Callable[[Fit
     with Interruption() as interruption:
         while not loop.finished and not interruption.requested:
             checks = len(loop.record.history)
-            loss = loop.run_step()
+            try:
+                loss = loop.run_step()
+            except Exception:
+                # Ctrl-C in a terminal ends the compilers under way as well: what they complain of is no fault.
+                if interruption.requested:
+                    raise KeyboardInterrupt from None
+                raise
             if path is not None and len(loop.record.history) > checks:
                 save_checkpoint(path, loop, problem)
             if on_progress is not None:
@@ -141,7 +147,7 @@ def _run(loop: Loop, path: Path | None, problem: str, on_progress: Callable[[Fit
 
 
 def _result(loop: Loop, interrupted: bool) -> FitResult:
-    record, scene = loop.record, loop.scene
+    record, scene = loop.best() if interrupted else loop.record, loop.scene
     return FitResult(
         mesh=Mesh(scene.to_world(record.vertices), record.triangles, vertex_colors=record.colors),
         ious=scene.ious(record.vertices, record.triangles),

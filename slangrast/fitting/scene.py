@@ -189,6 +189,13 @@ def _depth_range(cameras: Camera, centre: Tensor, radius: float, parallel: bool)
     depth score."""
     along = cameras.matrix[:, 3, :3] @ centre + cameras.matrix[:, 3, 3]
     if parallel:
+        # Only z/w tells depth here, and what lies outside the range of the user's own matrices is not drawn.
+        outside = (cameras.matrix[:, 2, :3] @ centre + cameras.matrix[:, 2, 3]).abs() > along
+        if outside.any():
+            raise ValueError(
+                f"fit: cameras must have the object between their near and far planes, got it outside in view "
+                f"{_list(outside)}"
+            )
         return 1.0, 100.0, "ndc"
     nearest, furthest = float(along.min()), float(along.max())
     near = max(nearest - 4 * radius, 0.01 * nearest)

@@ -83,10 +83,13 @@ class FitSettings:
             raise ValueError(f"FitSettings: {name} must be at least {least}, got {value}")
 
     def level_steps(self, levels: int) -> list[int]:
-        """Steps of each level; the coarse ones, which are cheap, get more: weights 1 for the last, 2 for each other."""
+        """Steps of each level; the coarse ones, which are cheap, get more: weights 1 for the last, 2 for each other.
+
+        Where there are too few steps to go round, a level that would get none is left out.
+        """
         weights = [2] * (levels - 1) + [1]
         ends = [round(self.steps * sum(weights[: level + 1]) / sum(weights)) for level in range(levels)]
-        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False) if end > start]
 
     def level_size(self, level: int, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the images at a level: coarse_size, doubled with each level, never enlarged."""

@@ -102,4 +102,5 @@ axes[1, 1].invert_yaxis()
 figure.savefig(HERE / "figure.png", dpi=110)
 
 # %% Try this: let `hard_color` return `t.color * e.x / (e.x + e.y + e.z)`, which fades towards the edge from a to b.
-# Remove the asserts that fail. The vertices now have gradients: do these know that the outline moves with them?
+# Remove the asserts that fail. The vertices now have gradients. Add up the three: that is what moving the whole
+# triangle would do to the sum of the image. What should it be, and what does this gradient not see?

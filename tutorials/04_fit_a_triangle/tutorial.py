@@ -153,5 +153,5 @@ axes["F"].set(title="from the dots to the target, dashed", xlabel="x", ylabel="y
 axes["F"].legend()
 figure.savefig(HERE / "figure.png", dpi=110)
 
-# %% Try this: start from (0.9, 0.5), (0.4, 0.9), (0.4, 0.5), which does not touch the target. The triangle shrinks until
-# nothing is left: why does that lower the loss? Which SIGMA finds the target from there, and what does it cost?
+# %% Try this: start from (0.9, 0.5), (0.4, 0.9), (0.4, 0.5), which does not touch the target. The triangle shrinks to
+# nothing: why does that lower the loss? Which SIGMA finds the target from there, and what does it cost?
