@@ -148,8 +148,7 @@ class Loop:
         iou, best_iou = (float(self.scene.ious(mesh.vertices, mesh.triangles).mean()) for mesh in (self, self.record))
         if iou <= best_iou:
             return self.record
-        present = {"vertices": self.vertices, "triangles": self.triangles, "colors": self.colors}
-        return replace(self.record, **present, iou=iou)
+        return replace(self.record, vertices=self.vertices, triangles=self.triangles, colors=self.colors, iou=iou)
 
     def _end_level(self) -> None:
         self.level += 1
