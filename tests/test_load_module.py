@@ -244,3 +244,12 @@ def test_a_failed_reload_keeps_the_last_good_build(tmp_path: Path, device: str) 
     with pytest.raises(ShaderError):
         module.reload()
     assert filled(module, device) == 6
+
+
+def test_fast_math_does_not_reach_beyond_its_module(tmp_path: Path) -> None:
+    """Linked the usual way, -ffast-math makes the whole process flush denormal numbers to zero."""
+    shader = tmp_path / "main.slang"
+    shader.write_text(KERNEL.format(5))
+    module = load_module(shader, device="cpu", fast_math=True)
+    assert filled(module, "cpu") == 5
+    assert torch.tensor([1e-40]).mul(0.5).item() > 0

@@ -24,6 +24,9 @@ _COMMON_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w",
 _GPU_FLAGS = ("-fwrapv",)
 # Neither changes a value: they only let a vector instruction stand where a scalar one might set errno or trap.
 _VECTOR_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
+# The parts of -ffast-math. The flag itself would also link code that, as soon as the library is loaded, makes the whole
+# process flush denormal numbers to zero.
+_FAST_MATH_FLAGS = ("-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class HostCompiler:
     identity: str
 
     def flags(self, *, fast_math: bool) -> tuple[str, ...]:
-        return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *(("-ffast-math",) if fast_math else ()))
+        return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *(_FAST_MATH_FLAGS if fast_math else ()))
 
     def build(self, source: Path, library: Path, flags: tuple[str, ...], what: str) -> None:
         """Compile `source` to the shared library `library`; raise `ShaderError` in the words of the compiler."""
