@@ -1,0 +1,88 @@
+"""What soft_rasterizer.slang does to one pixel: its tests of a fragment, and the softmax that runs over fragments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tests.comparison import in_both_precisions
+from tests.probes import generator, pixels_and_faces, probe
+
+ROWS = 200
+PATCH = {"TILE": 16, "PATCH": 4}  # what the shader is compiled for
+
+
+def fragment_rows(near: float, far: float, cutoff: float, sigma: float) -> Tensor:
+    """[ROWS, 19] The pixel, near, far, cutoff, the face, sigma, gamma."""
+    rows = pixels_and_faces(ROWS, seed=5)
+    limits = torch.tensor([near, far, cutoff], dtype=torch.float64).expand(ROWS, 3)
+    softness = torch.tensor([sigma, 0.1], dtype=torch.float64).expand(ROWS, 2)
+    return torch.cat([rows[:, :2], limits, rows[:, 2:], softness], dim=1)
+
+
+@in_both_precisions
+def test_a_fragment_is_kept_between_the_planes_and_above_the_cutoff(dtype: torch.dtype) -> None:
+    rows = fragment_rows(2.0, 5.0, 0.2, 0.05).to(dtype)
+    depth = probe("fragment", "make_fragment", rows, 7, **PATCH)[:, 3]
+    kept, inside, coverage = probe("fragment", "test_fragment", rows, 3, **PATCH).unbind(dim=1)
+    expected = (depth >= 2) & (depth <= 5) & (coverage >= 0.2)
+    assert torch.equal(kept > 0, expected) and 0 < expected.sum() < ROWS
+    assert torch.equal(inside > 0, coverage >= 0.5)
+
+
+@in_both_precisions
+def test_gradient_of_a_fragment(dtype: torch.dtype) -> None:
+    rows = fragment_rows(1.0, 100.0, 1e-4, 0.5)[:24].to(dtype).requires_grad_()
+    found = probe("fragment", "make_fragment", rows, 7, **PATCH)
+    cotangent = torch.randn(found.shape, generator=generator(9), dtype=torch.float64).to(dtype)
+    (gradient,) = torch.autograd.grad(found, rows, cotangent)
+    exact = rows.detach().double()
+    step = 1e-6
+    for column in range(5, 19):
+        move = torch.zeros(19, dtype=torch.float64)
+        move[column] = step
+        above, below = (probe("fragment", "make_fragment", exact + sign * move, 7, **PATCH) for sign in (1, -1))
+        change = above - below
+        expected = (change * cotangent.double()).sum(dim=1) / (2 * step)
+        scale = expected.abs().max().clamp(min=1e-3)
+        allowed = 1e-3 if dtype == torch.float32 else 1e-6
+        assert (gradient[:, column].double() - expected).abs().max() <= allowed * scale, column
+
+
+@in_both_precisions
+def test_a_running_softmax_is_the_softmax(dtype: torch.dtype) -> None:
+    numbers = generator(11)
+    fragments = torch.randn(ROWS, 9, 4, generator=numbers, dtype=torch.float64)
+    fragments[..., 0] *= torch.logspace(-1, 3.5, ROWS, dtype=torch.float64)[:, None]  # logits, up to wild ones
+    fragments[..., 1] = torch.rand(ROWS, 9, generator=numbers, dtype=torch.float64) + 1e-3  # factors
+    fragments[..., 2] = (torch.rand(ROWS, 9, generator=numbers) > 0.3).double()  # kept or not
+    rows = torch.cat([torch.randn(ROWS, 2, generator=numbers, dtype=torch.float64), fragments.flatten(1)], dim=1)
+    rows = rows.to(dtype)
+    log_sum, mean = probe("fragment", "running_softmax", rows, 2, **PATCH).double().unbind(dim=1)
+
+    rows = rows.double()
+    fragments = rows[:, 2:].reshape(ROWS, 9, 4)
+    logits = torch.where(fragments[..., 2] > 0, fragments[..., 0] + fragments[..., 1].log(), -torch.inf)
+    logits = torch.cat([rows[:, :1], logits], dim=1)
+    values = torch.cat([rows[:, 1:2], fragments[..., 3]], dim=1)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    assert torch.allclose(log_sum, logits.logsumexp(dim=1), rtol=tolerance, atol=tolerance)
+    assert torch.allclose(mean, (logits.softmax(dim=1) * values).sum(dim=1), rtol=tolerance, atol=10 * tolerance)
+
+
+@in_both_precisions
+def test_sum_of(dtype: torch.dtype) -> None:
+    rows = torch.randn(ROWS, 4, generator=generator(1), dtype=torch.float64).to(dtype)
+    assert torch.allclose(probe("fragment", "sum_of", rows, 1, **PATCH)[:, 0], rows.sum(dim=1), atol=1e-5)
+
+
+@in_both_precisions
+def test_pixels_of_a_patch(dtype: torch.dtype) -> None:
+    """Row by row from its corner; the last ones of the last patch are beyond an image of 53 x 37."""
+    index = torch.arange(16)
+    rows = torch.tensor([52.0, 36.0, 53.0, 37.0]).expand(16, 4)
+    found = probe("fragment", "patch", torch.cat([rows, index[:, None]], dim=1).to(dtype), 3, **PATCH)
+    assert torch.equal(found[:, 0], (52 + index % 4).to(dtype)) and torch.equal(
+        found[:, 1], (36 + index // 4).to(dtype)
+    )
+    assert torch.equal(found[:, 2] > 0, index == 0)
