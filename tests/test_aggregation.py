@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,8 +52,7 @@ def test_weight(kind, device: str, dtype: torch.dtype) -> None:
 @on_every_engine
 def test_background_logit(device: str, dtype: torch.dtype) -> None:
     rows = coverage_score_gamma()[:, 1:] * torch.tensor([-1.0, 1.0])
-    reference = lambda x: ((x[:, 0] - 1) / x[:, 1])[:, None]  # noqa: E731
-    assert_agrees("aggregation", "background_logit", reference, rows, device, dtype)
+    assert_agrees("aggregation", "background_logit", lambda x: (x[:, :1] - 1) / x[:, 1:], rows, device, dtype)
 
 
 @in_both_precisions
@@ -199,14 +200,10 @@ def test_a_sum_that_just_fills(dtype: torch.dtype) -> None:
 @in_both_precisions
 def test_where_the_probabilistic_formulas_change_over(dtype: torch.dtype) -> None:
     """A complement of one half, a sum of 1: value and slope run on across the branch."""
-    below, above = 1 - 1e-4, 1 + 1e-4
-    near_half = torch.tensor([[-1e-4], [0.0], [1e-4]], dtype=dtype, requires_grad=True)
-    near_one = torch.tensor([[below], [1.0], [above]], dtype=dtype, requires_grad=True)
-    for name, rows, slope in [
-        ("generator", near_half, 0.5),
-        ("inverse", near_one, float(torch.exp(torch.tensor(-1.0)))),
-    ]:
+    step = 1e-4
+    for name, branch, slope in [("generator", 0.0, 0.5), ("inverse", 1.0, math.exp(-1))]:
+        rows = torch.tensor([[branch - step], [branch], [branch + step]], dtype=dtype, requires_grad=True)
         found = probe("aggregation", f"probabilistic_{name}", rows)
         (slopes,) = torch.autograd.grad(found.sum(), rows)
-        torch.testing.assert_close(slopes, torch.full_like(slopes, slope), rtol=0, atol=1e-4)
-        assert found.diff(dim=0).flatten().tolist() == pytest.approx([slope * 1e-4] * 2, rel=1e-2)
+        torch.testing.assert_close(slopes, torch.full_like(slopes, slope), rtol=0, atol=step)
+        assert found.diff(dim=0).flatten().tolist() == pytest.approx([slope * step] * 2, rel=1e-2)
