@@ -9,17 +9,11 @@ import torch
 
 import slangrast as sr
 from slangrast.binning import TILE, Bins, bin_faces
+from slangrast.soft_rasterizer import COVERAGES
 from tests.comparison import on_every_device
 from tests.references import coverage as reference
 from tests.references.soft_rasterizer import pixel_centres
 
-COVERAGES = {
-    "squared_distance": "SquaredDistance",
-    "distance": "Distance",
-    "barycentric": "Barycentric",
-    "edge_product": "EdgeProduct",
-    "hard": "HardCoverage",
-}
 CUTOFF = 1e-3
 
 
