@@ -70,6 +70,17 @@ def _check_resolution(name: str, resolution: Any) -> tuple[int, int]:
     return height, width
 
 
+def check_image_size(name: str, scene: Scene, channels: int) -> None:
+    """Before memory is taken: one image must stay within what Slang's 32-bit byte strides can step over."""
+    height, width = scene.resolution
+    size = height * width * max(channels, 2) * scene.positions.element_size()  # the kernel keeps two values a pixel
+    if size >= 2**32:
+        raise ValueError(
+            f"{name}: resolution must leave an image of {channels} channels below 4 GiB, the reach of Slang's 32-bit "
+            f"strides, got {height} x {width}, {size / 2**30:.1f} GiB: render it in parts"
+        )
+
+
 def check_attributes(name: str, attributes: Any, scene: Scene) -> torch.Tensor:
     _check_float(name, "attributes", attributes)
     images, vertices, _ = scene.positions.shape

@@ -14,6 +14,7 @@ from .arguments import (
     Scene,
     check_attributes,
     check_background,
+    check_image_size,
     check_limits,
     check_scene,
     check_softness,
@@ -127,6 +128,7 @@ def soft_rasterize(
     images = max(len(scene.positions), len(attributes))
     scene = scene.repeated(images)
     channels = attributes.shape[-1]
+    check_image_size(name, scene, min(channels, _MOST_CHANNELS))
     attributes = attributes.expand(images, -1, -1)
     background = check_background(name, background, scene, channels)
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
@@ -186,6 +188,7 @@ def soft_silhouette(
         view_depth=choose(name, "depth", depth, {d: d for d in DEPTHS}) == "view",
         with_color=False,
     )
+    check_image_size(name, scene, 1)
     softness = check_softness(name, scene, sigma=sigma, gamma=1.0, epsilon=0.0)
     limits = check_limits(name, near, far, cutoff)
     screen = _Project.apply(scene.positions, scene.resolution)

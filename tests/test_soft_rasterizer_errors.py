@@ -165,3 +165,11 @@ def test_float64_on_cuda() -> None:
     exact = cast(scenes.three_faces(), "cuda", torch.float64)
     with pytest.raises((ValueError, TypeError), match=r"^soft_rasterize: positions must .* float64"):
         sr.soft_rasterize(*exact)
+
+
+def test_an_image_beyond_the_reach_of_slang_is_refused_before_memory_is_taken() -> None:
+    positions, triangles = torch.rand(3, 4), torch.tensor([[0, 1, 2]])
+    with pytest.raises(ValueError, match=r"^soft_rasterize: resolution must .* got 30000 x 30000, 10\.1 GiB"):
+        sr.soft_rasterize(positions, triangles, torch.rand(3, 3), (30000, 30000))
+    with pytest.raises(ValueError, match=r"^soft_silhouette: resolution must .* got 30000 x 30000, 6\.7 GiB"):
+        sr.soft_silhouette(positions, triangles, (30000, 30000))
