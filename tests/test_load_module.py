@@ -85,7 +85,7 @@ def test_missing_and_unknown_names_are_told(derivatives: Module, device: str) ->
     [
         ({"device": "mps"}, "device must be 'cpu' or 'cuda', got 'mps'"),
         ({"device": "gpu"}, "device must be 'cpu' or 'cuda', got 'gpu'"),
-        ({"engine": "vulkan"}, r"engine must be one of \['cpu', 'cuda'\] or None, got 'vulkan'"),
+        ({"engine": "vulkan"}, r"engine must be one of \['cpu', 'simt', 'cuda', 'nvrtc'\] or None, got 'vulkan'"),
         ({"engine": "cpu", "device": "cuda"}, "engine 'cpu' runs on cpu, got device 'cuda'"),
         ({"precision": "float16"}, "precision must be 'float32' or 'float64', got 'float16'"),
         ({"precision": "float64", "device": "cuda"}, "precision='float64' runs on the CPU only, got device 'cuda'"),

@@ -2,7 +2,8 @@
 
     <cache>/index/<request>.json      for a request (path, defines, flags, compilers): the files that took part in each
                                       build, by content, and the entry that came of it
-    <cache>/entries/<key>/            the files of one build, with their checksums; written aside, then renamed
+    <cache>/entries/<key>/            the files of one build, the names of those that took part, and checksums; written
+                                      aside, then renamed
     <cache>/building/<request>.<id>/  where an entry is written; its compilers' temporary files are there too
     <cache>/locks/<request>.lock      held (by the kernel, so a killed process lets go) while one process builds
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from filelock import FileLock
 
 _CHECKSUMS = "checksums.json"
+_FILES = "files.json"
 _BUILDS_REMEMBERED = 16
 _STALE_SECONDS = 24 * 3600
 
@@ -76,6 +78,11 @@ def find_or_build(request: str, searched: Iterable[str], build: Callable[[Path],
         return _find(cache, request, searched) or _build(cache, request, searched, build)
 
 
+def files_of(entry: Path) -> tuple[str, ...]:
+    """The files that took part in the build of an entry: the shader and all that it imports."""
+    return tuple(json.loads((entry / _FILES).read_text()))
+
+
 def _find(cache: Path, request: str, searched: list[str]) -> Path | None:
     for record in _read_index(cache, request):
         entry = cache / "entries" / record["entry"]
@@ -100,6 +107,7 @@ def _build(cache: Path, request: str, searched: list[str], build: Callable[[Path
                 # the file is ahead of ours, and then a second build finds the same contents.
                 continue
             entry = cache / "entries" / digest(request, *(f"{path}\0{content}" for path, content in files))
+            (folder / _FILES).write_text(json.dumps([path for path, _ in files]))
             _put(folder, entry)
             _write_index(cache, request, {"entry": entry.name, "files": files, "rivals": rivals})
             return entry

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .cache import digest, find_or_build
+from .cache import digest, files_of, find_or_build
 from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
 from .layout import ArrayType, DiffTensorType, PackContext, StructType
+from .request import BuildRequest
 from .signature import KernelFamily, KernelSignature, read_signatures
-from .slang_compiler import compile_slang, slangc_version
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """All that decides what a module becomes, but for the contents of its files."""
-
-    path: str
-    defines: Mapping[str, str]
-    include_paths: tuple[str, ...]
-    precision: str
-    fast_math: bool
-
-    @property
-    def float64(self) -> bool:
-        return self.precision == "float64"
-
-    def searched_folders(self) -> list[str]:
-        return [str(Path(self.path).parent), *self.include_paths]
-
-    def digest(self, *more: str) -> str:
-        return digest(
-            self.path, json.dumps(dict(self.defines), sort_keys=True), "\0".join(self.include_paths), self.precision,
-            str(self.fast_math), slangc_version(), *more,
-        )  # fmt: skip
+from .slang_compiler import compile_slang
 
 
 class CpuModule:
@@ -51,8 +26,11 @@ class CpuModule:
 
     device_type = "cpu"
 
-    def __init__(self, key: str, families: dict[str, KernelFamily], library: ctypes.CDLL, prints: bool) -> None:
+    def __init__(
+        self, key: str, files: tuple[str, ...], families: dict[str, KernelFamily], library: ctypes.CDLL, prints: bool
+    ) -> None:
         self.key = key
+        self.files = files
         self.families = families
         self._library = library
         self._prints = prints
@@ -85,7 +63,7 @@ def load_cpu_module(request: BuildRequest) -> CpuModule:
     program = (entry / "program.cu").read_text()
     families = read_signatures(program, (entry / "binding.txt").read_text(), float64=request.float64)
     library = ctypes.CDLL(str(entry / "module.so"))
-    return CpuModule(entry.name, families, library, "printf(" in program)
+    return CpuModule(entry.name, files_of(entry), families, library, "printf(" in program)
 
 
 def _build(request: BuildRequest, compiler: HostCompiler, flags: tuple[str, ...], folder: Path) -> Iterable[str]:

@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
-from .cache import find_or_build
-from .cpu_engine import BuildRequest
+from .cache import files_of, find_or_build
 from .errors import Diagnostic, ShaderError, parse_host_compiler_output
 from .layout import ArgumentError, ArrayType, DiffTensorType, ScalarType, StructType, TensorType
+from .request import BuildRequest
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import compile_slang
 
@@ -44,8 +44,11 @@ class CudaModule:
 
     device_type = "cuda"
 
-    def __init__(self, key: str, families: dict[str, KernelFamily], binding: ModuleType) -> None:
+    def __init__(
+        self, key: str, files: tuple[str, ...], families: dict[str, KernelFamily], binding: ModuleType
+    ) -> None:
         self.key = key
+        self.files = files
         self.families = families
         self.binding = binding
 
@@ -150,7 +153,7 @@ def load_cuda_module(request: BuildRequest) -> CudaModule:
     key = request.digest("cuda", *map(str, made_for))
     entry = find_or_build(key, request.searched_folders(), lambda folder: _build(request, folder))
     families = read_signatures((entry / "program.cu").read_text(), (entry / "binding.txt").read_text(), float64=False)
-    return CudaModule(entry.name, families, _import_extension(next(entry.glob("*.so"))))
+    return CudaModule(entry.name, files_of(entry), families, _import_extension(next(entry.glob("*.so"))))
 
 
 def _architectures() -> str:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .cpu_engine import BuildRequest, load_cpu_module
 from .errors import ShaderError
 from .layout import ArgumentError, DiffTensorType, DiffTensorView, StructType, TensorType
+from .request import ENGINES, BuildRequest
 from .shader_paths import shader_folder
 from .signature import KernelFamily, KernelSignature
 
-_ENGINES = {"cpu": "cpu", "cuda": "cuda"}  # engine -> the device that it serves
 _MAX_THREADS_PER_BLOCK = 1024
 # What CUDA can launch, in x, y and z. The CPU could do more, but then a kernel that runs here would fail there.
 _MAX_BLOCK = (1024, 1024, 64)
@@ -89,8 +91,8 @@ class Kernel:
 
     def _build_for(self, device: torch.device | None) -> Any:
         served = self._module._device
-        if device is not None and device.type not in ((served,) if served else _ENGINES.values()):
-            allowed = repr(served) if served else " or ".join(map(repr, _ENGINES.values()))
+        if device is not None and device.type not in ((served,) if served else ("cpu", "cuda")):
+            allowed = repr(served) if served else "'cpu' or 'cuda'"
             raise ValueError(f"{self}: tensors must be on {allowed} for {self._module}, got one on {device}")
         return self._module._build_for(device)
 
@@ -111,15 +113,29 @@ class Kernel:
         return self._name + {"primal": "", "forward_derivative": ".fwd", "backward_derivative": ".bwd"}[self._kind]
 
 
+@dataclass(frozen=True)
+class Reload:
+    """A module built anew but not yet in use: `Module.prepare_reload` returns it, `Module.commit` puts it in place."""
+
+    request: BuildRequest
+    builds: dict[str, Any]  # by device type
+
+
 class Module:
     """The kernels and structs of one .slang file, as attributes. Made by `load_module`."""
 
-    def __init__(self, request: BuildRequest, device: str | None) -> None:
-        self._request = request
+    def __init__(
+        self, request: BuildRequest | Callable[[], BuildRequest], device: str | None, engine: str | None = None
+    ) -> None:
+        """`request` may be a function, asked again at each reload: what to build from may itself change with a file."""
+        self._make_request = request if callable(request) else lambda: request
+        self._request = self._make_request()
         self._device = device  # None: wherever tensors are
+        self._engine = engine  # None: the device's
         self._builds: dict[str, Any] = {}
         self._kernels: dict[str, Kernel] = {}
-        self._build_for_type(device or ("cuda" if torch.cuda.is_available() and not request.float64 else "cpu"))
+        self._build_for_type(device or ("cuda" if torch.cuda.is_available() and not self._request.float64 else "cpu"))
+        _MODULES.add(self)
 
     def launch(self, launchable: Launchable, over: Sequence[int]) -> None:
         """Run `launchable` with at least one thread for each point of `over`, `(width[, height[, depth]])`.
@@ -142,11 +158,29 @@ class Module:
         Raises:
             ShaderError: it does not compile. The last good build stays in use.
         """
-        fresh = {device: _load(self._request, device) for device in self._builds}
-        changed = any(fresh[device].key != build.key for device, build in self._builds.items())
+        return self.commit(self.prepare_reload())
+
+    def prepare_reload(self, *, quick: bool = False) -> Reload:
+        """The first half of `reload`: build, and change nothing. With `quick`, compilers may skip optimisations."""
+        request = dataclasses.replace(self._make_request(), quick=quick)
+        return Reload(request, {device: _load(request, device, self._engine) for device in self._builds})
+
+    def commit(self, reload: Reload) -> bool:
+        """The second half: use what was built from the next call on. True where it differs from what was in use."""
+        changed = any(reload.builds[device].key != build.key for device, build in self._builds.items())
         if changed:
-            self._builds = fresh
+            self._request, self._builds = reload.request, reload.builds
         return changed
+
+    @property
+    def path(self) -> str:
+        """The .slang file, as an absolute path."""
+        return self._request.path
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that took part in the build: the shader and all that it imports, as absolute paths."""
+        return tuple(dict.fromkeys(file for build in self._builds.values() for file in build.files))
 
     @property
     def kernels(self) -> list[str]:
@@ -162,7 +196,7 @@ class Module:
         return self._builds.get(device.type) or self._build_for_type(device.type)
 
     def _build_for_type(self, device_type: str) -> Any:
-        self._builds[device_type] = build = _load(self._request, device_type)
+        self._builds[device_type] = build = _load(self._request, device_type, self._engine)
         return build
 
     def __getattr__(self, name: str) -> Any:
@@ -188,6 +222,14 @@ class Module:
         return f"<slangrast module {Path(self._request.path).name}>"
 
 
+_MODULES: weakref.WeakSet[Module] = weakref.WeakSet()
+
+
+def loaded_modules() -> list[Module]:
+    """Every module that is in use somewhere in this process."""
+    return list(_MODULES)
+
+
 def load_module(
     path: str | os.PathLike[str],
     *,
@@ -197,6 +239,7 @@ def load_module(
     include_paths: Sequence[str | os.PathLike[str]] = (),
     precision: str = "float32",
     fast_math: bool = False,
+    debug: bool = False,
 ) -> Module:
     """Compile a Slang file, or take it from the cache, and return its kernels as a `Module`.
 
@@ -204,11 +247,13 @@ def load_module(
         path: a .slang file, or the name of a shader that ships with slangrast ("soft_rasterizer").
         device: "cpu" or "cuda". None: wherever the tensors of a launch are; compiled now for CUDA where there is a
             GPU, else for the CPU, and for the other at the first launch that needs it.
-        engine: "cpu" (generated text through the host's C++ compiler) or "cuda" (slangtorch). None: the device's.
+        engine: "cpu" (generated text through the host's C++ compiler), "simt" (the same, with a block's threads run
+            together as warps of 32 lanes), "cuda" (slangtorch) or "nvrtc" (driver launch). None: the device's.
         defines: preprocessor macros. True and False become 1 and 0.
         include_paths: folders to look for imports in, after the folder of `path` and before the shipped shaders.
         precision: "float32", or "float64", in which `float` means double everywhere in the shader (CPU only).
         fast_math: let the compiler reorder and approximate. NaN and infinity are then not to be relied on.
+        debug: check every tensor access, gradient and output as the kernel runs (CPU only).
 
     Raises:
         ShaderError: the shader does not compile, needs what the engine lacks, or a compiler is missing.
@@ -217,16 +262,20 @@ def load_module(
     """
     if precision not in ("float32", "float64"):
         raise ValueError(f"load_module: precision must be 'float32' or 'float64', got {precision!r}")
-    if engine is not None and engine not in _ENGINES:
-        raise ValueError(f"load_module: engine must be one of {list(_ENGINES)} or None, got {engine!r}")
+    if engine is not None and engine not in ENGINES:
+        raise ValueError(f"load_module: engine must be one of {list(ENGINES)} or None, got {engine!r}")
     device_type = _device_type(device)
-    if engine is not None and device_type not in (None, _ENGINES[engine]):
-        raise ValueError(f"load_module: engine {engine!r} runs on {_ENGINES[engine]}, got device {device!r}")
+    if engine is not None and device_type not in (None, ENGINES[engine]):
+        raise ValueError(f"load_module: engine {engine!r} runs on {ENGINES[engine]}, got device {device!r}")
     if engine is not None:
-        device_type = _ENGINES[engine]
+        device_type = ENGINES[engine]
     if precision == "float64":
         if device_type == "cuda":
             raise ValueError("load_module: precision='float64' runs on the CPU only, got device 'cuda'")
+        device_type = "cpu"
+    if debug:
+        if device_type == "cuda":
+            raise ValueError("load_module: debug=True runs on the CPU only, got device 'cuda'")
         device_type = "cpu"
     if isinstance(include_paths, (str, os.PathLike)):
         raise TypeError(f"load_module: include_paths must be a sequence of folders, got {include_paths!r}")
@@ -236,17 +285,19 @@ def load_module(
         include_paths=(*(os.path.abspath(folder) for folder in include_paths), str(shader_folder())),
         precision=precision,
         fast_math=fast_math,
+        debug=bool(debug),
     )
-    return Module(request, device_type)
+    return Module(request, device_type, engine)
 
 
-def _load(request: BuildRequest, device_type: str) -> Any:
-    if device_type == "cuda":
-        from .cuda_engine import load_cuda_module
-
-        build: Any = load_cuda_module(request)
+def _load(request: BuildRequest, device_type: str, engine: str | None) -> Any:
+    """One build. Engines are imported when they are first needed."""
+    engine = engine or device_type
+    if engine == "cuda":
+        from .cuda_engine import load_cuda_module as load
     else:
-        build = load_cpu_module(request)
+        from .cpu_engine import load_cpu_module as load  # type: ignore[assignment]
+    build: Any = load(request)
     if hidden := [name for name in build.families if hasattr(Module, name)]:
         raise ShaderError(f"{request.path}: no kernel can be called {hidden[0]}, which is a name of the module itself")
     return build
@@ -269,7 +320,7 @@ def _device_type(device: str | torch.device | None) -> str | None:
         device_type = None if device is None else torch.device(device).type
     except RuntimeError:  # torch knows no device of that name
         device_type = ""
-    if device_type is not None and device_type not in _ENGINES.values():
+    if device_type is not None and device_type not in ENGINES.values():
         raise ValueError(f"load_module: device must be 'cpu' or 'cuda', got {device!r}")
     return device_type
 
