@@ -1,25 +1,40 @@
 """slangrast: a differentiable triangle rasterizer whose every formula is a differentiable Slang function."""
 
-from . import losses, shading
+from . import debug, losses, shading
 from .camera import Camera, transform
 from .fitting import FitProgress, FitResult, FitSettings, fit
+from .formulas import Formula
+from .interpolate import interpolate
 from .mesh import Mesh, cube, icosphere, load_mesh, plane, save_mesh, torus
-from .runtime import Diagnostic, DiffTensorView, Module, ShaderError, load_module
+from .rasterize import GeometryBuffer, peel, rasterize
+from .runtime import Diagnostic, DiffTensorView, Module, ShaderError, load_module, watch
 from .soft_rasterizer import SoftImage, soft_rasterize, soft_silhouette
+from .texture import MipStack, mip_stack, texture
 
 __version__ = "0.1.0"
 
 __all__ = [
     # kernels
+    "debug",
     "Diagnostic",
     "DiffTensorView",
     "Module",
     "ShaderError",
     "load_module",
+    "watch",
     # images
+    "Formula",
+    "MipStack",
     "SoftImage",
+    "mip_stack",
     "soft_rasterize",
     "soft_silhouette",
+    "texture",
+    # geometry at pixels
+    "GeometryBuffer",
+    "interpolate",
+    "peel",
+    "rasterize",
     # scenes
     "Camera",
     "Mesh",

@@ -6,13 +6,14 @@ the threads do, so that sums over them repeat bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from .op_modules import TILE
 from .runtime import Module
 
-TILE = 16
 _MOST_ENTRIES = 2**31 - 1
 
 
@@ -42,13 +43,24 @@ def _levels(height: int, width: int) -> list[_Level]:
     return [rows, _Level((TILE, TILE), (across, down), 1, down)]
 
 
+def find_extents(
+    module: Module, parameters: torch.Tensor, tensors: Mapping[str, torch.Tensor], cutoff: float
+) -> torch.Tensor:
+    """[N], the x beyond which the falloff of each image lies below `cutoff` at -x."""
+    extents = parameters.new_empty(len(parameters))
+    launch = module.find_extents(parameters=parameters, out_extents=extents, cutoff=cutoff, **tensors)
+    module.launch(launch, over=(len(parameters),))
+    return extents
+
+
 def bin_faces(
     module: Module,
     screen: torch.Tensor,
     triangles: torch.Tensor,
-    softness: torch.Tensor,
+    parameters: torch.Tensor,
+    tensors: Mapping[str, torch.Tensor],
+    extents: torch.Tensor,
     resolution: tuple[int, int],
-    cutoff: float,
     cull_backfaces: bool,
 ) -> Bins:
     """Bin the faces of every image by tiles of 16 x 16 pixels.
@@ -57,9 +69,10 @@ def bin_faces(
         module: bin.slang, compiled for the coverage and falloff in use.
         screen: [N, V, 4] x, y, z/w, 1/w as project.slang writes them.
         triangles: [F, 3] int32.
-        softness: [N, 3] sigma, gamma, epsilon.
+        parameters: [N, 3 + own] sigma, gamma, epsilon and the formulas' own.
+        tensors: those that the formulas have as fields, by the names of the kernels' arguments.
+        extents: [N] from `find_extents`.
         resolution: (height, width).
-        cutoff: coverage below which a fragment is dropped.
         cull_backfaces: drop faces whose vertices run clockwise.
 
     Raises:
@@ -68,16 +81,22 @@ def bin_faces(
     height, width = resolution
     images, faces = len(screen), len(triangles)
     bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=screen.device)
-    inputs = {"screen": screen, "triangles": triangles, "softness": softness}
-    image = {"cutoff": cutoff, "width": width, "height": height}
-    launch = module.bound_faces(**inputs, out_bounds=bounds, cull_backfaces=int(cull_backfaces), **image)
-    module.launch(launch, over=(faces, images))
+    margins = screen.new_empty((images, faces, 3))
+    inputs = {"screen": screen, "triangles": triangles}
+    image = {"width": width, "height": height}
+    module.launch(
+        module.bound_faces(
+            **inputs, **image, **tensors, parameters=parameters, extents=extents, out_bounds=bounds,
+            out_margins=margins, cull_backfaces=int(cull_backfaces),
+        ),
+        over=(faces, images),
+    )  # fmt: skip
 
     found = torch.arange(faces, dtype=torch.int32, device=screen.device)
     offsets = torch.tensor([0, faces], dtype=torch.int32, device=screen.device)
     for level in _levels(height, width):
         parents = {"parent_faces": found, "parent_offsets": offsets}
-        found, offsets = _refine(module, level, {**inputs, "bounds": bounds, **parents, **image})
+        found, offsets = _refine(module, level, {**inputs, "bounds": bounds, "margins": margins, **parents, **image})
     return Bins(bounds, offsets, found)
 
 
@@ -93,8 +112,7 @@ def _refine(module: Module, level: _Level, arguments: dict) -> tuple[torch.Tenso
         parents_per_row=level.parents_per_row,
         parents_per_image=level.parents_per_image,
     )
-    # A cell is the work of a warp: 32 lanes on CUDA, one on the CPU.
-    launch = {"blockSize": (32 if device.type == "cuda" else 1, 1, 1), "gridSize": (cells, 1, images)}
+    launch = {"blockSize": (module.warp_size, 1, 1), "gridSize": (cells, 1, images)}  # a cell is the work of a warp
     counts = torch.empty(images * cells, dtype=torch.int32, device=device)
     module.count_faces(**arguments, out_counts=counts).launchRaw(**launch)
     ends = counts.cumsum(0, dtype=torch.int64)

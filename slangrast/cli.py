@@ -1,4 +1,4 @@
-"""The command line: `slangrast demo` and `slangrast fit`."""
+"""The command line: `slangrast demo`, `fit`, `watch` and `doctor`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.add_argument("--seed", type=int, default=0, help="of the order in which images are used (default: %(default)s)")
     fit.set_defaults(run=_fit)
+
+    watch = commands.add_parser(
+        "watch",
+        help="show a shader on a live page: save it, and see the next frame change",
+        description="Serve a page on this machine that renders a mesh with the shader, and its gradient, anew whenever the "
+        "shader or anything it imports is saved. Errors appear on the page, with the source line.",
+    )
+    watch.add_argument(
+        "shader",
+        metavar="SHADER",
+        help="file.slang:Struct, a formula of yours (the struct's name may be left out where there is one); or a shipped "
+        "shader, such as coverage",
+    )
+    watch.add_argument(
+        "--scene", default="sphere", help="sphere, cube, torus, plane or a mesh file (default: %(default)s)"
+    )
+    watch.add_argument("--size", type=int, default=256, help="of the image in pixels (default: %(default)s)")
+    watch.add_argument("--port", type=int, default=8000, help="of 127.0.0.1; 0 takes a free one (default: %(default)s)")
+    watch.set_defaults(run=_watch)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine can do, and how to repair what it cannot",
+        description="Look at what is installed, run a kernel with its gradient on each engine, and check slangc's "
+        "gradients. Exit code 0 where some engine works.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print a JSON object, for a bug report")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -96,6 +124,18 @@ def _fit(options: argparse.Namespace) -> int:
         resume=options.resume,
     )
     return _report(result, options.out)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from slangrast.viewer import run_viewer
+
+    return run_viewer(options.shader, options.scene, port=options.port, size=options.size)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from slangrast.doctor import run_doctor
+
+    return run_doctor(as_json=options.json)
 
 
 def _report(result: object, out: Path) -> int:

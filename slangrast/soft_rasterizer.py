@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,23 +20,17 @@ from .arguments import (
     check_softness,
     choose,
 )
-from .binning import TILE, Bins, bin_faces
-from .runtime import Kernel, Module, load_module
+from .binning import Bins, bin_faces, find_extents
+from .formulas import Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
+from .op_modules import TILE, layout_of, op_module, patch_of
+from .runtime import Kernel, Module
 
-COVERAGES = {
-    "squared_distance": "SquaredDistance",
-    "distance": "Distance",
-    "barycentric": "Barycentric",
-    "edge_product": "EdgeProduct",
-    "hard": "HardCoverage",
-}
-FALLOFFS = {"logistic": "Logistic"}
-AGGREGATIONS = {"softmax": "Softmax", "additive": "Additive", "hard": "NearestFace"}
-SILHOUETTES = {"probabilistic": "Probabilistic", "max": "Largest", "sum": "ClampedSum"}
 DEPTHS = ("view", "ndc")
 
-# More channels than this are rendered in several passes: a thread holds every channel of its pixels at once.
+# More channels than this are rendered in several passes: a thread holds every channel of its pixels at once. A fragment
+# shader needs all of its attributes at once.
 _MOST_CHANNELS = 16
+_MOST_SHADED = 32
 
 
 class SoftImage(NamedTuple):
@@ -50,7 +44,7 @@ class SoftImage(NamedTuple):
 def soft_rasterize(
     positions: torch.Tensor,
     triangles: torch.Tensor,
-    attributes: torch.Tensor,
+    attributes: torch.Tensor | Mapping[str, torch.Tensor],
     resolution: tuple[int, int],
     *,
     sigma: float | torch.Tensor = 1e-4,
@@ -60,10 +54,11 @@ def soft_rasterize(
     near: float = 1.0,
     far: float = 100.0,
     depth: str = "view",
-    coverage: str = "squared_distance",
-    falloff: str = "logistic",
-    aggregation: str = "softmax",
-    silhouette: str = "probabilistic",
+    coverage: str | Formula = "squared_distance",
+    falloff: str | Formula = "logistic",
+    aggregation: str | Formula = "softmax",
+    silhouette: str | Formula = "probabilistic",
+    fragment: str | Formula | None = None,
     perspective_correct: bool = True,
     cull_backfaces: bool = False,
     cutoff: float = 1e-4,
@@ -83,7 +78,8 @@ def soft_rasterize(
         positions: [N, V, 4] or [V, 4] float. Clip space, OpenGL style: x right, y up, z/w in [-1, 1], smaller is
             nearer. Differentiable in x, y, z and w.
         triangles: [F, 3] int32 or int64. Indices of vertices, in either winding.
-        attributes: [N, V, C] or [V, C] float, any C. Differentiable.
+        attributes: [N, V, C] or [V, C] float, any C. Differentiable. With a fragment shader: what it takes, in the
+            order of its fields or by name, as in {"normal": [V, 3], "albedo": [V, 3]}.
         resolution: (height, width) in pixels.
         sigma: scalar or [N]. Softness of coverage, > 0, in squared half sides ("distance": half sides). Differentiable.
         gamma: scalar or [N]. Softness of depth, at least 1e-8. Differentiable.
@@ -96,10 +92,14 @@ def soft_rasterize(
         coverage: "squared_distance" as above; "distance", D from delta d; "barycentric", from sign(m) m^2 with m the
             smallest barycentric; "edge_product", the product of the falloffs of the three edge functions; "hard", 1
             inside and 0 outside.
-        falloff: "logistic".
+        falloff: "logistic", or another of the names in shaders/README.md.
         aggregation: "softmax" as above; "additive", log w_j = D_j + z_j / gamma; "hard", the nearest face that covers
             the pixel centre.
-        silhouette: "probabilistic" as above; "max"; "sum", clamped to 1.
+        silhouette: "probabilistic" as above; "max"; "sum", clamped to 1; or another of the names in shaders/README.md.
+        fragment: how the interpolated attributes of a face become its colour at a pixel, before faces are mixed: None,
+            they are the colour; "lambert", "phong" or "textured".
+            Each of these five may also be "file.slang:Struct", a formula of your own, or a `Formula` with values for
+            its parameters, which are then differentiable.
         perspective_correct: interpolate attributes in space rather than on the screen.
         cull_backfaces: drop faces whose vertices run clockwise on the screen.
         cutoff: coverage below which a fragment is dropped, in (0, 0.5]. It bounds how far a face reaches.
@@ -110,24 +110,30 @@ def soft_rasterize(
     Raises:
         ValueError: a shape, range or name is not one of the above, or tensors are on different devices.
         TypeError: an argument is not of the type above.
+        FileNotFoundError, ShaderError: a formula's file is not there, does not compile, or has no such struct.
 
     Faces that have a vertex at or behind the eye (w <= 0), a coordinate that is not finite, or no area are dropped, and
     send no gradient. So do fragments below `cutoff`: the image has a step of that height at a face's reach.
     """
     name = "soft_rasterize"
     scene = check_scene(name, positions, triangles, resolution)
-    variant = _Variant(
-        coverage=choose(name, "coverage", coverage, COVERAGES),
-        falloff=choose(name, "falloff", falloff, FALLOFFS),
-        aggregation=choose(name, "aggregation", aggregation, AGGREGATIONS),
-        silhouette=choose(name, "silhouette", silhouette, SILHOUETTES),
-        view_depth=choose(name, "depth", depth, {d: d for d in DEPTHS}) == "view",
+    formulas = {"coverage": coverage, "falloff": falloff, "aggregation": aggregation, "silhouette": silhouette}
+    variant = _Variant.choose(
+        name,
+        formulas if fragment is None else {**formulas, "fragment": fragment},
+        view_depth=choose(name, "depth", depth, {one: one for one in DEPTHS}) == "view",
         perspective_correct=bool(perspective_correct),
     )
+    shades = fragment is not None
+    if shades:
+        module = variant.module(None, scene.positions)
+        attributes = pack_attributes(name, layout_of(module), attributes)
     attributes = check_attributes(name, attributes, scene)
+    channels = attributes.shape[-1]
+    if shades:
+        channels = check_shading(name, layout_of(module), channels)
     images = max(len(scene.positions), len(attributes))
     scene = scene.repeated(images)
-    channels = attributes.shape[-1]
     check_image_size(name, scene, min(channels, _MOST_CHANNELS))
     attributes = attributes.expand(images, -1, -1)
     background = check_background(name, background, scene, channels)
@@ -135,16 +141,19 @@ def soft_rasterize(
     limits = check_limits(name, near, far, cutoff)
 
     screen = _Project.apply(scene.positions, scene.resolution)
-    bins = _bin(scene, variant, screen, softness, limits, bool(cull_backfaces))
+    bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
     # An image of many channels is several images of the same faces: each pass has all gradients of its own channels.
     passes = []
     for first in range(0, max(channels, 1), _MOST_CHANNELS):
         part = slice(first, first + _MOST_CHANNELS)
+        if not shades:
+            module = variant.module(background[..., part].shape[-1], screen)
         passes.append(
-            _SoftRasterize.apply(
-                screen, attributes[..., part], softness, background[..., part], scene, variant, bins, limits
+            _render(
+                name, module, variant, scene, bins, limits,
+                screen, attributes if shades else attributes[..., part], softness, background[..., part],
             )
-        )
+        )  # fmt: skip
     color = passes[0][0] if len(passes) == 1 else torch.cat([one[0] for one in passes], dim=-1)
     return SoftImage(*(image.to(scene.dtype) for image in (color, passes[0][1], passes[0][2])))
 
@@ -158,9 +167,9 @@ def soft_silhouette(
     near: float = 1.0,
     far: float = 100.0,
     depth: str = "view",
-    coverage: str = "squared_distance",
-    falloff: str = "logistic",
-    silhouette: str = "probabilistic",
+    coverage: str | Formula = "squared_distance",
+    falloff: str | Formula = "logistic",
+    silhouette: str | Formula = "probabilistic",
     cull_backfaces: bool = False,
     cutoff: float = 1e-4,
 ) -> torch.Tensor:
@@ -181,64 +190,145 @@ def soft_silhouette(
     """
     name = "soft_silhouette"
     scene = check_scene(name, positions, triangles, resolution)
-    variant = _Variant(
-        coverage=choose(name, "coverage", coverage, COVERAGES),
-        falloff=choose(name, "falloff", falloff, FALLOFFS),
-        silhouette=choose(name, "silhouette", silhouette, SILHOUETTES),
-        view_depth=choose(name, "depth", depth, {d: d for d in DEPTHS}) == "view",
+    variant = _Variant.choose(
+        name,
+        {"coverage": coverage, "falloff": falloff, "silhouette": silhouette},
+        view_depth=choose(name, "depth", depth, {one: one for one in DEPTHS}) == "view",
         with_color=False,
     )
     check_image_size(name, scene, 1)
     softness = check_softness(name, scene, sigma=sigma, gamma=1.0, epsilon=0.0)
     limits = check_limits(name, near, far, cutoff)
     screen = _Project.apply(scene.positions, scene.resolution)
-    bins = _bin(scene, variant, screen, softness, limits, bool(cull_backfaces))
+    bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
     nothing = screen.new_zeros((1, 1, 1))
-    _, image, _ = _SoftRasterize.apply(screen, nothing, softness, nothing[..., None], scene, variant, bins, limits)
+    module = variant.module(0, screen)
+    _, image, _ = _render(
+        name, module, variant, scene, bins, limits, screen, nothing, softness, nothing[..., None]
+    )  # fmt: skip
     return image.to(scene.dtype)
+
+
+def check_shading(caller: str, layout: Layout, attributes: int) -> int:
+    """The number of channels of the colour, where a fragment shader takes `attributes` numbers from a vertex."""
+    if attributes != layout.input_size:
+        names = ", ".join(f"{name or 'attributes'}: {size}" for name, size in layout.inputs)
+        raise ValueError(
+            f"{caller}: attributes must have {layout.input_size} channels for this fragment shader ({names}), "
+            f"got {attributes}"
+        )
+    if layout.channels > _MOST_CHANNELS or attributes > _MOST_SHADED:
+        raise ValueError(
+            f"{caller}: a fragment shader takes at most {_MOST_SHADED} numbers and gives at most {_MOST_CHANNELS}, "
+            f"got one that takes {attributes} and gives {layout.channels}"
+        )
+    return layout.channels
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """What a module is compiled for."""
+    """What modules are compiled for, and what the formulas' parameters are."""
 
-    coverage: str
-    falloff: str
-    silhouette: str
+    choices: tuple[Choice, ...]
+    given: Mapping[str, Mapping[str, Any]]  # the values of each formula's parameters
     view_depth: bool
-    aggregation: str = "Softmax"
     perspective_correct: bool = True
     with_color: bool = True
 
+    @classmethod
+    def choose(cls, caller: str, formulas: Mapping[str, str | Formula], **options: bool) -> _Variant:
+        chosen = {kind: choose_formula(caller, kind, value) for kind, value in formulas.items()}
+        choices = tuple(choice for choice, _ in chosen.values())
+        return cls(choices, {kind: given for kind, (_, given) in chosen.items()}, **options)
+
     @property
-    def keeps_winners(self) -> bool:
-        return self.aggregation == "NearestFace" or self.silhouette == "Largest"
+    def keeps_nearest(self) -> bool:
+        return Choice("aggregation", "NearestFace", has_fields=False) in self.choices
 
-    def binning_module(self, like: torch.Tensor) -> Module:
-        return _load(
-            "bin", like.device.type, _precision(like), (("COVERAGE", self.coverage), ("FALLOFF", self.falloff))
+    @property
+    def keeps_largest(self) -> bool:
+        return Choice("silhouette", "Largest", has_fields=False) in self.choices
+
+    @property
+    def shape(self) -> tuple[Choice, ...]:
+        """What decides where a face reaches."""
+        return tuple(choice for choice in self.choices if choice.kind in ("coverage", "falloff"))
+
+    def given_to(self, choices: tuple[Choice, ...]) -> dict[str, Mapping[str, Any]]:
+        return {choice.kind: self.given[choice.kind] for choice in choices}
+
+    def module(self, channels: int | None, like: torch.Tensor) -> Module:
+        """The kernel for an image of `channels`. None: as many as the fragment shader gives."""
+        defines: dict[str, int] = {
+            "WITH_COLOR": self.with_color,
+            "VIEW_DEPTH": self.view_depth,
+            "PERSPECTIVE_CORRECT": self.perspective_correct,
+            "KEEPS_NEAREST": self.keeps_nearest,
+            "KEEPS_LARGEST": self.keeps_largest,
+        }
+        if channels is not None:
+            defines["CHANNELS"] = channels
+        return op_module("soft_rasterizer", like, defines, self.choices)
+
+
+def _bin(
+    caller: str,
+    scene: Scene,
+    variant: _Variant,
+    screen: torch.Tensor,
+    softness: torch.Tensor,
+    limits: Limits,
+    cull_backfaces: bool,
+) -> Bins:
+    with torch.no_grad():
+        module = op_module("bin", screen, choices=variant.shape)
+        layout, given = layout_of(module), variant.given_to(variant.shape)
+        parameters = pack_parameters(caller, layout, given, softness)
+        fields = pack_tensors(caller, layout, given, screen)
+        tensors = {field.argument: tensor for field, tensor in zip(layout.tensors, fields, strict=True)}
+        extents = _extents(module, parameters, tensors, limits.cutoff)
+        return bin_faces(
+            module, screen, scene.triangles, parameters, tensors, extents, scene.resolution, cull_backfaces
         )
 
-    def module(self, channels: int, like: torch.Tensor) -> Module:
-        defines = (
-            ("COVERAGE", self.coverage),
-            ("FALLOFF", self.falloff),
-            ("AGGREGATION", self.aggregation),
-            ("SILHOUETTE", self.silhouette),
-            ("CHANNELS", channels),
-            ("WITH_COLOR", self.with_color),
-            ("VIEW_DEPTH", self.view_depth),
-            ("PERSPECTIVE_CORRECT", self.perspective_correct),
-            ("TILE", TILE),
-            ("PATCH", _patch(like.device.type)),
-        )
-        return _load("soft_rasterizer", like.device.type, _precision(like), defines)
+
+_EXTENTS: dict[tuple, torch.Tensor] = {}  # of falloffs without parameters, by build and cutoff
+_MOST_EXTENTS = 64
 
 
-@functools.cache
-def _load(shader: str, device_type: str, precision: str, defines: tuple[tuple[str, Any], ...] = ()) -> Module:
-    """One module for one variant, kept for the life of the process."""
-    return load_module(shader, device=device_type, defines=dict(defines), precision=precision)
+def _extents(
+    module: Module, parameters: torch.Tensor, tensors: Mapping[str, torch.Tensor], cutoff: float
+) -> torch.Tensor:
+    """[N], as `find_extents`; without a launch where the falloff is as it was."""
+    if layout_of(module).fields_of("falloff"):
+        return find_extents(module, parameters, tensors, cutoff)
+    known = (module.key, cutoff, parameters.dtype, parameters.device)
+    if known not in _EXTENTS:
+        if len(_EXTENTS) >= _MOST_EXTENTS:
+            _EXTENTS.clear()
+        _EXTENTS[known] = find_extents(module, parameters[:1], tensors, cutoff)
+    return _EXTENTS[known].expand(len(parameters))
+
+
+def _render(
+    caller: str,
+    module: Module,
+    variant: _Variant,
+    scene: Scene,
+    bins: Bins,
+    limits: Limits,
+    screen: torch.Tensor,
+    attributes: torch.Tensor,
+    softness: torch.Tensor,
+    background: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One pass: (color, silhouette, depth)."""
+    layout = layout_of(module)
+    parameters = pack_parameters(caller, layout, variant.given, softness)
+    tensors = pack_tensors(caller, layout, variant.given, screen)
+    return _SoftRasterize.apply(
+        screen, attributes, parameters, background, module, variant, scene, bins, limits, *tensors
+    )
 
 
 class _Project(torch.autograd.Function):
@@ -272,15 +362,15 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def module_and_size(positions: torch.Tensor, resolution: tuple[int, int]) -> tuple[Module, dict[str, int]]:
-        module = _load("project", positions.device.type, _precision(positions))
+        module = op_module("project", positions)
         return module, {"height": resolution[0], "width": resolution[1]}
 
 
 class _SoftRasterize(torch.autograd.Function):
     """Binned faces to images, by shaders/soft_rasterizer.slang.
 
-    Tensors: screen [N, V, 4], attributes [N, V, C], softness [N, 3], background [N, H, W, C] (all differentiable)
-    -> color [N, H, W, C], silhouette [N, H, W], depth [N, H, W] (all differentiable).
+    Tensors: screen [N, V, 4], attributes [N, V, A], parameters [N, 3 + own], background [N, H, W, C], the formulas'
+    own (all differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth [N, H, W] (all differentiable).
     """
 
     @staticmethod
@@ -288,85 +378,76 @@ class _SoftRasterize(torch.autograd.Function):
         ctx: Any,
         screen: torch.Tensor,
         attributes: torch.Tensor,
-        softness: torch.Tensor,
+        parameters: torch.Tensor,
         background: torch.Tensor,
-        scene: Scene,
+        module: Module,
         variant: _Variant,
+        scene: Scene,
         bins: Bins,
         limits: Limits,
+        *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         images, (height, width) = len(screen), scene.resolution
-        channels = attributes.shape[-1] if variant.with_color else 0
+        channels = background.shape[-1] if variant.with_color else 0
         color = screen.new_empty((images, height, width, channels))
         silhouette = screen.new_empty((images, height, width))
-        depth = screen.new_empty((images, height, width) if variant.with_color else (1, 1, 1))
+        depth = screen.new_empty((images, height, width) if variant.with_color else (0, 1, 1))
         state = screen.new_empty((images, height, width, 2))
-        winners_shape = (images, height, width, 2) if variant.keeps_winners else (1, 1, 1, 1)
+        keeps_winners = variant.keeps_nearest or variant.keeps_largest
+        winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
         winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
-        inputs, outputs = (screen, attributes, softness, background), (color, silhouette, depth)
+        inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
         fixed = (scene.triangles, bins.bounds, bins.tile_faces, bins.tile_offsets, state, winners)
-        ctx.save_for_backward(*inputs, *outputs, *fixed)
-        ctx.variant, ctx.limits = variant, limits
-        _launch(variant.module(channels, screen).soft_rasterize, inputs, outputs, fixed, limits)
+        ctx.save_for_backward(*inputs, *outputs, *fixed, *tensors)
+        ctx.module, ctx.limits = module, limits
+        _launch(module.soft_rasterize, patch_of(module), inputs, outputs, fixed, limits, _arguments(module, tensors))
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        inputs, outputs, fixed = ctx.saved_tensors[:4], ctx.saved_tensors[4:7], ctx.saved_tensors[7:]
-        grad_inputs = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]
-        kernel = ctx.variant.module(outputs[0].shape[-1], inputs[0]).soft_rasterize.bwd
+        saved = ctx.saved_tensors
+        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:13], saved[13:]
+        grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in (*inputs, *tensors)]
         _launch(
-            kernel,
-            tuple(zip(inputs, grad_inputs, strict=True)),
+            ctx.module.soft_rasterize.bwd,
+            patch_of(ctx.module),
+            tuple(zip(inputs, grads[:4], strict=True)),
             tuple(zip(outputs, grad_outputs, strict=True)),
             fixed,
             ctx.limits,
+            _arguments(ctx.module, tensors, grads[4:]),
         )
-        wanted = [grad if need else None for grad, need in zip(grad_inputs, ctx.needs_input_grad[:4], strict=True)]
-        grad_scene = grad_variant = grad_bins = grad_limits = None
-        return (*wanted, grad_scene, grad_variant, grad_bins, grad_limits)
+        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[9:])
+        wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
+        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = None
+        return (*wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, *wanted[4:])
 
 
-def _launch(kernel: Kernel, inputs: tuple, outputs: tuple, fixed: tuple, limits: Limits) -> None:
+def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None = None) -> dict[str, Any]:
+    """The formulas' tensors as the kernel's arguments, with their gradients in the reverse."""
+    fields = layout_of(module).tensors
+    if grads is None:
+        return {field.argument: tensor for field, tensor in zip(fields, tensors, strict=True)}
+    return {
+        field.argument: (tensor, grad) if field.differentiable else tensor
+        for field, tensor, grad in zip(fields, tensors, grads, strict=True)
+    }
+
+
+def _launch(
+    kernel: Kernel, patch: int, inputs: tuple, outputs: tuple, fixed: tuple, limits: Limits, tensors: dict[str, Any]
+) -> None:
     """Launch soft_rasterize or its reverse, with a block for each tile. Inputs and outputs may be (value, grad)."""
-    screen, attributes, softness, background = inputs
+    screen, attributes, parameters, background = inputs
     out_color, out_silhouette, out_depth = outputs
     triangles, bounds, tile_faces, tile_offsets, state, winners = fixed
     images, height, width, _ = state.shape
-    threads = TILE // _patch(state.device.type)
     kernel(
-        screen=screen, triangles=triangles, attributes=attributes, softness=softness, background=background,
+        screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
         bounds=bounds, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
         out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
-        near=limits.near, far=limits.far, cutoff=limits.cutoff,
-    ).launchRaw(blockSize=(threads, threads, 1), gridSize=(-(-width // TILE), -(-height // TILE), images))  # fmt: skip
-
-
-@torch.no_grad()
-def _bin(
-    scene: Scene,
-    variant: _Variant,
-    screen: torch.Tensor,
-    softness: torch.Tensor,
-    limits: Limits,
-    cull_backfaces: bool,
-) -> Bins:
-    return bin_faces(
-        variant.binning_module(screen),
-        screen,
-        scene.triangles,
-        softness,
-        scene.resolution,
-        limits.cutoff,
-        cull_backfaces,
-    )
-
-
-def _precision(tensor: torch.Tensor) -> str:
-    return "float64" if tensor.dtype == torch.float64 else "float32"
-
-
-def _patch(device_type: str) -> int:
-    """How many pixels across a thread renders: a whole tile on the CPU, so that its rows become vectors."""
-    return TILE if device_type == "cpu" else 1
+        near=limits.near, far=limits.far, cutoff=limits.cutoff, **tensors,
+    ).launchRaw(
+        blockSize=(TILE // patch, TILE // patch, 1), gridSize=(-(-width // TILE), -(-height // TILE), images)
+    )  # fmt: skip

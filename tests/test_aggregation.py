@@ -85,11 +85,6 @@ def test_the_nearest_face_is_the_one_with_the_highest_logit() -> None:
     assert probe("aggregation", "nearest_face_weight", rows, 2)[:, 1].argmax() == rows[:, 1].argmax()
 
 
-def test_what_selects_one_fragment() -> None:
-    """Softmax, additive, nearest face; then probabilistic, clamped sum, largest."""
-    assert probe("aggregation", "selects", torch.zeros(1, 1), 6).tolist() == [[0, 0, 1, 0, 0, 1]]
-
-
 # Silhouettes
 
 

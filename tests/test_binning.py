@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import slangrast as sr
-from slangrast.binning import TILE, Bins, bin_faces
-from slangrast.soft_rasterizer import COVERAGES
+from slangrast.binning import TILE, Bins, bin_faces, find_extents
+from slangrast.formulas import COVERAGES
 from tests.comparison import on_every_device
 from tests.references import coverage as reference
 from tests.references.soft_rasterizer import pixel_centres
@@ -30,10 +30,11 @@ def soup(images: int, faces: int) -> tuple[torch.Tensor, torch.Tensor]:
 def binned(
     name: str, screen: torch.Tensor, triangles: torch.Tensor, size: tuple[int, int], sigmas: list[float]
 ) -> Bins:
-    defines = {"COVERAGE": COVERAGES[name], "FALLOFF": "Logistic"}
+    defines = {"COVERAGE": COVERAGES[name].struct, "FALLOFF": "Logistic"}
     module = sr.load_module("bin", device=screen.device.type, defines=defines)
-    softness = torch.tensor([[sigma, 1.0, 0.0] for sigma in sigmas], device=screen.device)
-    return bin_faces(module, screen, triangles, softness, size, CUTOFF, False)
+    parameters = torch.tensor([[sigma, 1.0, 0.0] for sigma in sigmas], device=screen.device)
+    extents = find_extents(module, parameters, {}, CUTOFF)
+    return bin_faces(module, screen, triangles, parameters, {}, extents, size, False)
 
 
 def lists_of(bins: Bins) -> list[list[int]]:

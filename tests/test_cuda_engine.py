@@ -81,7 +81,7 @@ def test_nothing_of_the_build_folder_is_kept(slangtorch: StandIn, shader: Path, 
     build = load_module(shader, device="cuda")._any_build()
     (extension,) = slangtorch.extensions
     kept = sorted(path.name for path in extension.parent.iterdir())
-    assert kept == sorted([extension.name, "binding.txt", "checksums.json", "program.cu"])
+    assert kept == sorted([extension.name, "binding.txt", "checksums.json", "files.json", "program.cu"])
     assert not slangtorch.builds[0]["shader"].exists()
     assert build.key == extension.parent.name
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slangrast.soft_rasterizer import AGGREGATIONS, COVERAGES, SILHOUETTES
+from slangrast.formulas import AGGREGATIONS, COVERAGES, SILHOUETTES
 from tests.comparison import in_both_precisions
 from tests.probes import assert_agrees, corners_of, generator, pixels_and_faces, probe, row_by_row
 from tests.references import aggregation, coverage, interpolation
@@ -43,10 +43,12 @@ on_some_engine = pytest.mark.parametrize(
 
 def defines(variant: dict) -> dict:
     return {
-        "COVERAGE": COVERAGES[variant["coverage"]],
+        "COVERAGE": COVERAGES[variant["coverage"]].struct,
         "FALLOFF": "Logistic",
-        "AGGREGATION": AGGREGATIONS[variant["aggregation"]],
-        "SILHOUETTE": SILHOUETTES[variant["silhouette"]],
+        "AGGREGATION": AGGREGATIONS[variant["aggregation"]].struct,
+        "SILHOUETTE": SILHOUETTES[variant["silhouette"]].struct,
+        "KEEPS_NEAREST": variant["aggregation"] == "hard",
+        "KEEPS_LARGEST": variant["silhouette"] == "max",
         "CHANNELS": 0,
         "WITH_COLOR": False,  # of the kernel, which is compiled along: the least of it
         "VIEW_DEPTH": variant["depth"] == "view",

@@ -14,9 +14,9 @@ import pytest
 
 from slangrast import load_module
 from slangrast.binning import TILE
+from slangrast.formulas import AGGREGATIONS, COVERAGES, SILHOUETTES
 from slangrast.runtime.shader_paths import shader_folder
 from slangrast.runtime.slang_compiler import slangc_path
-from slangrast.soft_rasterizer import AGGREGATIONS, COVERAGES, FALLOFFS, SILHOUETTES
 
 REPOSITORY = Path(__file__).parent.parent
 SHADERS = sorted(shader_folder().glob("*.slang"))
@@ -26,6 +26,7 @@ KERNEL_FILES = [path.stem for path in SHADERS if "CUDAKernel" in path.read_text(
 # tests/comparison.py. Projection and binning have no result of their own: the whole image is the judge.
 KERNELS = {
     "project": ("soft_rasterize", "test_soft_rasterizer_gradients.py"),
+    "find_extents": ("soft_rasterize", "test_soft_rasterizer.py"),
     "bound_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
     "count_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
     "fill_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
@@ -99,10 +100,12 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
     )  # fmt: skip
     found: dict[str, tuple[str, dict[str, object]]] = {"project": ("project", {})}
     for index, (coverage, aggregation, silhouette, channels, with_color) in enumerate(rasterizer):
-        shape = {"COVERAGE": coverage, "FALLOFF": next(iter(FALLOFFS.values()))}
+        coverage, aggregation, silhouette = coverage.struct, aggregation.struct, silhouette.struct
+        shape = {"COVERAGE": coverage, "FALLOFF": "Logistic"}
         found[f"bin-{coverage}"] = ("bin", shape)
         found[f"{coverage}-{aggregation}-{silhouette}-{channels}-{with_color}"] = "soft_rasterizer", {
             **shape, "AGGREGATION": aggregation, "SILHOUETTE": silhouette, "CHANNELS": channels,
+            "KEEPS_NEAREST": int(aggregation == "NearestFace"), "KEEPS_LARGEST": int(silhouette == "Largest"),
             "WITH_COLOR": with_color, "VIEW_DEPTH": index % 2, "PERSPECTIVE_CORRECT": 1 - index // 4,
             "TILE": TILE, "PATCH": 1,
         }  # fmt: skip

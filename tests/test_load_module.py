@@ -132,8 +132,8 @@ def test_imports_from_the_folder_the_include_paths_and_the_shipped_shaders(tmp_p
     (tmp_path / "other folder" / "included.slang").write_text("public float included() { return 300; }\n")
     (tmp_path / "text.h").write_text("#define TEXT 4000\n")
     shader = tmp_path / "main file.slang"
-    value = "beside() + deep() + included() + TEXT + 10000 * Logistic.evaluate(0.0).value"
-    imports = 'import beside;\nimport nested.deep;\nimport included;\nimport coverage;\n#include "text.h"\n'
+    value = "beside() + deep() + included() + TEXT + 10000 * step.evaluate(0.0).value"
+    imports = 'import beside;\nimport nested.deep;\nimport included;\nimport coverage;\n#include "text.h"\nstatic Logistic step;\n'
     shader.write_text(imports + KERNEL.format(value))
     module = load_module(shader, device=device, include_paths=[tmp_path / "other folder"])
     assert filled(module, device) == 9321

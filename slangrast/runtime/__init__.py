@@ -3,5 +3,8 @@
 from .errors import Diagnostic, ShaderError
 from .layout import DiffTensorView
 from .module import Kernel, Launchable, Module, load_module
+from .watch import Watch, watch
 
-__all__ = ["Diagnostic", "DiffTensorView", "Kernel", "Launchable", "Module", "ShaderError", "load_module"]
+__all__ = [
+    "Diagnostic", "DiffTensorView", "Kernel", "Launchable", "Module", "ShaderError", "Watch", "load_module", "watch",
+]  # fmt: skip

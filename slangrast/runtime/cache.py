@@ -3,7 +3,8 @@
     <cache>/index/<request>.json      for a request (path, defines, flags, compilers): the files that took part in each
                                       build, by content, and the entry that came of it
     <cache>/entries/<key>/            the files of one build, the names of those that took part, and checksums; written
-                                      aside, then renamed
+                                      aside, then renamed. Of the key, the first half tells the contents of the files
+                                      that took part, the second half the request
     <cache>/building/<request>.<id>/  where an entry is written; its compilers' temporary files are there too
     <cache>/locks/<request>.lock      held (by the kernel, so a killed process lets go) while one process builds
 
@@ -78,6 +79,16 @@ def find_or_build(request: str, searched: Iterable[str], build: Callable[[Path],
         return _find(cache, request, searched) or _build(cache, request, searched, build)
 
 
+def find(request: str, searched: Iterable[str]) -> Path | None:
+    """The folder of the entry for `request`, where it is there already."""
+    return _find(cache_folder(), request, sorted(set(searched)))
+
+
+def same_contents(key: str, other: str) -> bool:
+    """Whether two entries were made from the same files with the same contents, by whatever compiler and flags."""
+    return key.partition("-")[0] == other.partition("-")[0]
+
+
 def files_of(entry: Path) -> tuple[str, ...]:
     """The files that took part in the build of an entry: the shader and all that it imports."""
     return tuple(json.loads((entry / _FILES).read_text()))
@@ -106,7 +117,8 @@ def _build(cache: Path, request: str, searched: list[str], build: Callable[[Path
                 # Saved while it was being compiled: what was built may be neither version. Or the clock that stamps
                 # the file is ahead of ours, and then a second build finds the same contents.
                 continue
-            entry = cache / "entries" / digest(request, *(f"{path}\0{content}" for path, content in files))
+            contents = digest(*(f"{path}\0{content}" for path, content in files))
+            entry = cache / "entries" / f"{contents}-{request}"
             (folder / _FILES).write_text(json.dumps([path for path, _ in files]))
             _put(folder, entry)
             _write_index(cache, request, {"entry": entry.name, "files": files, "rivals": rivals})

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import sys
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .cache import digest, files_of, find_or_build
+from .cache import digest, files_of, find, find_or_build
+from .checked_launch import CheckedLaunch
 from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
 from .layout import ArrayType, DiffTensorType, PackContext, StructType
 from .request import BuildRequest
+from .sanitizers import require_runtime, sanitizer_of_environment
+from .shader_sites import KernelPlace, kernel_places, mark_sites
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import compile_slang
 
@@ -25,16 +30,30 @@ class CpuModule:
     """One build of a module for the CPU: its kernels' signatures, and their entry points in a shared library."""
 
     device_type = "cpu"
+    quick = False  # True: compiled with few optimisations, to be replaced soon
 
     def __init__(
-        self, key: str, files: tuple[str, ...], families: dict[str, KernelFamily], library: ctypes.CDLL, prints: bool
+        self,
+        key: str,
+        files: tuple[str, ...],
+        families: dict[str, KernelFamily],
+        library: ctypes.CDLL,
+        program: str,
+        request: BuildRequest,
     ) -> None:
         self.key = key
         self.files = files
         self.families = families
         self._library = library
-        self._prints = prints
-        self._parallel_for = _thread_pool()
+        self._prints = "printf(" in program
+        self._parallel_for = _thread_pool(request.sanitizer)
+        self._debug = request.debug
+        self._places = kernel_places(program) if request.is_checked else None
+
+    def breakpoints(self) -> dict[str, KernelPlace] | None:
+        """Where a debugger can stop in each kernel; None where the build tells a debugger nothing."""
+        places = self._places if self._debug else None
+        return places and {name: places[family.primal.name] for name, family in self.families.items()}
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> PackContext:
         context = PackContext(bytearray(max(entry.size, 1)), torch.device("cpu"), [], reads_gradients)
@@ -45,7 +64,26 @@ class CpuModule:
     def launch(
         self, entry: KernelSignature, packed: PackContext, block: tuple[int, ...], grid: tuple[int, ...]
     ) -> None:
-        launch = (ctypes.c_uint32 * 7)(*grid, *block, torch.get_num_threads())
+        if self._places is not None:
+            self._launch_checked(entry, packed, block, grid, self._places[entry.name])
+        else:
+            self._call(entry, packed, (ctypes.c_uint32 * 7)(*grid, *block, torch.get_num_threads()))
+
+    def _launch_checked(
+        self,
+        entry: KernelSignature,
+        packed: PackContext,
+        block: tuple[int, ...],
+        grid: tuple[int, ...],
+        place: KernelPlace,
+    ) -> None:
+        kernel, family = next((name, family) for name, family in self.families.items() if entry in family.entries())
+        kind = "" if entry is family.primal else ".bwd" if entry is family.backward_derivative else ".fwd"
+        launch = CheckedLaunch(kernel, kind, entry, packed, place, checks_tensors=self._debug)
+        self._call(entry, packed, ctypes.byref(launch.c_struct(block, grid)))
+        launch.raise_on_fault()
+
+    def _call(self, entry: KernelSignature, packed: PackContext, launch: Any) -> None:
         arguments = (ctypes.c_char * len(packed.buffer)).from_buffer(packed.buffer)
         if self._prints:  # in order with what Python prints before and after
             sys.stdout.flush()
@@ -54,45 +92,79 @@ class CpuModule:
             ctypes.CDLL(None).fflush(None)
 
 
+_LOADED: weakref.WeakValueDictionary[str, CpuModule] = weakref.WeakValueDictionary()  # by key: one for all who ask
+
+
 def load_cpu_module(request: BuildRequest) -> CpuModule:
-    """The module of `request`, from the cache or built."""
+    """The module of `request`, from the cache or built. Where there is an optimised build, a quick one is not made."""
+    request = dataclasses.replace(request, sanitizer=request.sanitizer or sanitizer_of_environment())
+    if request.is_checked:
+        request = dataclasses.replace(request, quick=False)  # there is no faster build to come
     compiler = host_compiler()
-    flags = compiler.flags(fast_math=request.fast_math)
-    key = request.digest("cpu", compiler.identity, " ".join(flags), host_sources_digest())
-    entry = find_or_build(key, request.searched_folders(), lambda folder: _build(request, compiler, flags, folder))
+    if request.quick:
+        optimised = dataclasses.replace(request, quick=False)
+        if entry := find(_key(optimised, compiler), request.searched_folders()):
+            return _open(optimised, entry)
+    key = _key(request, compiler)
+    return _open(request, find_or_build(key, request.searched_folders(), lambda to: _build(request, compiler, to)))
+
+
+def _key(request: BuildRequest, compiler: HostCompiler) -> str:
+    return request.digest("cpu", compiler.identity, " ".join(_flags(request, compiler)), host_sources_digest())
+
+
+def _flags(request: BuildRequest, compiler: HostCompiler) -> tuple[str, ...]:
+    return compiler.flags(
+        fast_math=request.fast_math, quick=request.quick, debug=request.debug, simt=request.simt,
+        sanitizer=request.sanitizer,
+    )  # fmt: skip
+
+
+def _open(request: BuildRequest, entry: Path) -> CpuModule:
+    if loaded := _LOADED.get(entry.name):
+        return loaded
     program = (entry / "program.cu").read_text()
     families = read_signatures(program, (entry / "binding.txt").read_text(), float64=request.float64)
+    if request.sanitizer:
+        require_runtime(request.sanitizer, host_compiler().command)
     library = ctypes.CDLL(str(entry / "module.so"))
-    return CpuModule(entry.name, files_of(entry), families, library, "printf(" in program)
+    module = CpuModule(entry.name, files_of(entry), families, library, program, request)
+    module.quick = request.quick
+    _LOADED[entry.name] = module
+    return module
 
 
-def _build(request: BuildRequest, compiler: HostCompiler, flags: tuple[str, ...], folder: Path) -> Iterable[str]:
+def _build(request: BuildRequest, compiler: HostCompiler, folder: Path) -> Iterable[str]:
     output = compile_slang(request.path, request.defines, request.include_paths)
-    refuse_what_needs_a_gpu(output.cuda_text)
+    refuse_what_needs_a_gpu(output.cuda_text, simt=request.simt)
     families = read_signatures(output.cuda_text, output.binding_text, float64=request.float64)
     if not families:
         raise ShaderError(f"{request.path} has no kernel: mark one with [AutoPyBindCUDA] and [CUDAKernel]")
     program = output.cuda_text
     if request.float64:
         program = widen_literals(program, output.dependencies, request.defines.values())
+    if request.is_checked:
+        program = mark_sites(program, promises=request.debug)
     (folder / "program.cu").write_text(output.cuda_text)
     (folder / "binding.txt").write_text(output.binding_text)
-    (folder / "host.cpp").write_text(_host_text(program, families, request.float64))
+    (folder / "host.cpp").write_text(_host_text(program, families, request))
     try:
-        compiler.build(folder / "host.cpp", folder / "module.so", flags, request.path)
+        compiler.build(folder / "host.cpp", folder / "module.so", _flags(request, compiler), request.path)
     except ShaderError as error:
         explain_compile_error(error, output.dependencies)
         raise
     return output.dependencies
 
 
-def _host_text(program: str, families: dict[str, KernelFamily], float64: bool) -> str:
+def _host_text(program: str, families: dict[str, KernelFamily], request: BuildRequest) -> str:
     entries = [entry for family in families.values() for entry in family.entries()]
     parts = [
-        f"#define SLANGRAST_FLOAT64 {int(float64)}",
+        f"#define SLANGRAST_FLOAT64 {int(request.float64)}",
+        *["#define SLANGRAST_DEBUG 1"] * request.debug,
+        *["#define SLANGRAST_SIMT 1"] * request.simt,
         '#include "prelude.h"',
         '#include "launch.h"',
-        "#define float double" if float64 else "",
+        "#define float double" if request.float64 else "",
         program,
         '#line 1 "slangrast-entry-points"',
         *_layout_checks(entries),
@@ -132,16 +204,20 @@ def _entry_point(entry: KernelSignature) -> str:
     return f'extern "C" void slangrast_launch_{entry.name}({parameters})\n{{\n    {body}\n}}'
 
 
-@functools.cache
-def _thread_pool() -> ctypes.c_void_p:
+def _thread_pool(sanitizer: str = "") -> ctypes.c_void_p:
     """The address of `slangrast_parallel_for` in the pool's library, which all modules of the process share."""
+    return _load_thread_pool(sanitizer)
+
+
+@functools.cache
+def _load_thread_pool(sanitizer: str) -> ctypes.c_void_p:
     compiler = host_compiler()
-    flags = ("-std=c++17", "-O2", "-fPIC", "-shared", "-pthread")
+    flags = ("-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", *compiler.sanitizer_flags(sanitizer))
 
     def build(folder: Path) -> list[str]:
         compiler.build(HOST_FOLDER / "threads.cpp", folder / "threads.so", flags, "the thread pool")
         return []
 
-    key = digest("threads", compiler.identity, host_sources_digest())
+    key = digest("threads", compiler.identity, sanitizer, host_sources_digest())
     library = ctypes.CDLL(str(find_or_build(key, (), build) / "threads.so"))
     return ctypes.cast(library.slangrast_parallel_for, ctypes.c_void_p)

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from .cache import files_of, find_or_build
-from .errors import Diagnostic, ShaderError, parse_host_compiler_output
+from .errors import Diagnostic, MissingProgramError, ShaderError, parse_host_compiler_output, parse_nvcc_output
 from .layout import ArgumentError, ArrayType, DiffTensorType, ScalarType, StructType, TensorType
 from .request import BuildRequest
 from .signature import KernelFamily, KernelSignature, read_signatures
@@ -106,8 +106,7 @@ class CudaArguments:
 
     def _tensor(self, type_: TensorType, value: Any, path: str) -> torch.Tensor:
         given = type_.check(value, path, self.device)
-        if given.device.type != "cuda":
-            raise ArgumentError(f"{path} must be on a CUDA device, got a tensor on {given.device}")
+        refuse_on_host(given, path)
         if given.dtype == torch.int8:
             raise ArgumentError(f"{path} is int8, which slangtorch cannot pass to a GPU: use int16 or int32")
         self.device = given.device
@@ -120,9 +119,7 @@ class CudaArguments:
                 self._copies.append((path, given, tensor))
             else:
                 tensor = given.as_strided(given.shape, strides)
-        span = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        if tensor.numel() and (span + 1) * tensor.element_size() > 2**32:
-            raise ArgumentError(f"{path} spans more than the 4 GiB that Slang's 32-bit offsets reach on CUDA: split it")
+        refuse_beyond_reach(tensor, path)
         return tensor
 
     def refuse_lost_writes(self) -> None:
@@ -136,6 +133,17 @@ class CudaArguments:
                     f"launchRaw: {path} is an expanded tensor, of which several elements share memory, and the kernel "
                     "writes to it: give it memory of its own with .contiguous() first"
                 )
+
+
+def refuse_on_host(tensor: torch.Tensor, path: str) -> None:
+    if tensor.device.type != "cuda":
+        raise ArgumentError(f"{path} must be on a CUDA device, got a tensor on {tensor.device}")
+
+
+def refuse_beyond_reach(tensor: torch.Tensor, path: str) -> None:
+    span = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if tensor.numel() and (span + 1) * tensor.element_size() > 2**32:
+        raise ArgumentError(f"{path} spans more than the 4 GiB that Slang's 32-bit offsets reach on CUDA: split it")
 
 
 def load_cuda_module(request: BuildRequest) -> CudaModule:
@@ -163,6 +171,8 @@ def _architectures() -> str:
 
 
 def _build(request: BuildRequest, folder: Path) -> Iterable[str]:
+    with _BUILDING, _programs_on_path():
+        pass  # refuse before anything slow: where a program is missing, another engine may stand in
     # slangtorch prints slangc's diagnostics where nobody can catch them. These come with an exception.
     output = compile_slang(request.path, request.defines, request.include_paths)
     families = read_signatures(output.cuda_text, output.binding_text, float64=False)
@@ -259,9 +269,12 @@ def _programs_on_path() -> Iterator[None]:
         os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
     try:
         if shutil.which("ninja") is None:
-            raise ShaderError("the CUDA engine needs ninja: pip install 'slangrast[cuda]'")
+            raise MissingProgramError("the CUDA engine needs ninja: pip install 'slangrast[cuda]'")
         if shutil.which("nvcc") is None and "CUDA_HOME" not in os.environ:
-            raise ShaderError("the CUDA engine needs nvcc: install the CUDA toolkit, or set CUDA_HOME to where it is")
+            raise MissingProgramError(
+                "the CUDA engine needs nvcc: install the CUDA toolkit, or set CUDA_HOME to where it is, or do without: "
+                "pip install 'slangrast[nvrtc]'"
+            )
         yield
     finally:
         os.environ["PATH"] = before
@@ -275,14 +288,6 @@ def _import_extension(file: Path) -> ModuleType:
     return extension
 
 
-_NVCC_ERROR = re.compile(r"^(?P<file>\S.*?)\((?P<line>\d+)\): (?:catastrophic )?error.*?: (?P<message>.*)$")
-
-
 def _diagnostics(output: str) -> list[Diagnostic]:
-    """The errors of nvcc and of the host compiler. `#line` makes both speak of the .slang file."""
-    found = [
-        Diagnostic(match["file"], int(match["line"]), 0, match["message"])
-        for match in map(_NVCC_ERROR.match, output.splitlines())
-        if match
-    ]
-    return list(dict.fromkeys(found + parse_host_compiler_output(output)))
+    """The errors of nvcc and of the host compiler, each once."""
+    return list(dict.fromkeys(parse_nvcc_output(output) + parse_host_compiler_output(output)))

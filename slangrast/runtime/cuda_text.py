@@ -10,10 +10,13 @@ import numpy
 
 from .errors import Diagnostic, ShaderError
 
-_ONE_AFTER_ANOTHER = "its threads run one after another. Load this shader with device='cuda', or write it without"
+_ONE_AFTER_ANOTHER = (
+    "its threads run one after another. Load this shader with engine='simt', in which a block's threads run together, "
+    "or with device='cuda'"
+)
 _REFUSED = {  # pattern: what it is, and why the CPU engine cannot run it
     r"\b__shared__\b": ("groupshared memory", _ONE_AFTER_ANOTHER),
-    r"\b__syncthreads\b|\b__syncwarp\b|\bbar\.sync\b": ("barriers between threads", _ONE_AFTER_ANOTHER),
+    r"\b__syncthreads\b|\b__syncwarp\b": ("barriers between threads", _ONE_AFTER_ANOTHER),
     r"\b(?:CUtexObject|CUsurfObject|cudaTextureObject_t|cudaSurfaceObject_t)\b": (
         "texture objects",
         "they exist on a GPU only. Read a TensorView instead",
@@ -29,9 +32,11 @@ _REFUSED = {  # pattern: what it is, and why the CPU engine cannot run it
 }
 
 
-def refuse_what_needs_a_gpu(program: str) -> None:
+def refuse_what_needs_a_gpu(program: str, *, simt: bool) -> None:
     """Raise a `ShaderError` for a program that would not compile for the CPU, or would compute something else there."""
     for pattern, (what, why) in _REFUSED.items():
+        if simt and why == _ONE_AFTER_ANOTHER:
+            continue
         if found := list(re.finditer(pattern, program)):
             # Where a global is used, for its declaration may have no line.
             found += re.finditer(r"\bglobalParams_\d+\b", program)

@@ -55,7 +55,39 @@ class ShaderError(RuntimeError):
         return f"{self.summary}\n{self.output}".rstrip()
 
     def __reduce__(self) -> tuple[type[ShaderError], tuple[str, list[Diagnostic], str]]:
-        return ShaderError, (self.summary, self.diagnostics, self.output)
+        return type(self), (self.summary, self.diagnostics, self.output)
+
+
+class KernelError(ShaderError):
+    """A kernel did something wrong as it ran, in a build that checks: `debug=True`, or `engine="simt"`.
+
+    `diagnostics[0]` has file and line in the shader. `kernel` (its name, with `.bwd` or `.fwd`), `argument` (with the
+    fields of a struct, and `.grad`), `index`, `shape`, `block` and `thread` are empty where they do not apply.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        diagnostics: list[Diagnostic] | None = None,
+        output: str = "",
+        *,
+        kernel: str = "",
+        argument: str = "",
+        index: tuple[int, ...] = (),
+        shape: tuple[int, ...] = (),
+        block: tuple[int, ...] = (),
+        thread: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(summary, diagnostics, output)
+        self.kernel, self.argument, self.index, self.shape = kernel, argument, index, shape
+        self.block, self.thread = block, thread
+
+    def __reduce__(self) -> tuple:  # all but what is in the arguments is in __dict__
+        return type(self), (self.summary, self.diagnostics, self.output), self.__dict__
+
+
+class MissingProgramError(ShaderError):
+    """The CUDA engine cannot build, for a program that it runs is not on this machine."""
 
 
 _SLANGC_HEADER = re.compile(r"^(?P<severity>[a-z ]*error|warning|note)\s*(?:\[(?P<code>E\d+)\])?: (?P<title>.*)$")
@@ -85,6 +117,18 @@ def parse_slangc_output(output: str) -> list[Diagnostic]:
         )
         for entry in found
         if entry["severity"].endswith("error")
+    ]
+
+
+_NVCC_ERROR = re.compile(r"^(?P<file>\S.*?)\((?P<line>\d+)\): (?:catastrophic )?error.*?: (?P<message>.*)$")
+
+
+def parse_nvcc_output(output: str) -> list[Diagnostic]:
+    """The errors in what nvcc or NVRTC printed. `#line` makes them speak of the .slang file."""
+    return [
+        Diagnostic(match["file"], int(match["line"]), 0, match["message"])
+        for match in map(_NVCC_ERROR.match, output.splitlines())
+        if match
     ]
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
+import logging
 import os
 import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cache import digest
+from .cache import cache_folder, digest
 from .errors import ShaderError, parse_host_compiler_output
 
 HOST_FOLDER = Path(__file__).parent / "host"
+_LOG = logging.getLogger("slangrast")
 
 # clang first: what it makes of the loops that Slang's autodiff writes is up to a fifth faster than what g++ does.
 _CANDIDATES = ("clang++", "g++", "c++")
@@ -27,22 +32,49 @@ _VECTOR_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
 # The parts of -ffast-math. The flag itself would also link code that, as soon as the library is loaded, makes the whole
 # process flush denormal numbers to zero.
 _FAST_MATH_FLAGS = ("-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
+# What a debugger shows, and functions that it can step into. A division that has no result calls a function of ours.
+_DEBUG_FLAGS = (
+    "-Og", "-g", "-fno-omit-frame-pointer", "-fsanitize=integer-divide-by-zero",
+    "-fno-sanitize-recover=integer-divide-by-zero",
+)  # fmt: skip
+# The stacks of fibers are not what hardened variants of longjmp expect.
+_CHECKED_FLAGS = ("-DSLANGRAST_NO_FORCED_INLINE", "-U_FORTIFY_SOURCE")
+_SANITIZER_FLAGS = ("-O1", "-g", "-fno-omit-frame-pointer", "-DSLANGRAST_NO_FORCED_INLINE", "-fno-sanitize-recover=all")
+# Where it does not optimise, zig stops a program at undefined behaviour, unless it is told not to.
+_ZIG_FLAGS = ("-fno-sanitize=undefined",)
 
 
 @dataclass(frozen=True)
 class HostCompiler:
     command: tuple[str, ...]
     identity: str
+    is_zig: bool = False  # the compiler of the package ziglang
 
-    def flags(self, *, fast_math: bool) -> tuple[str, ...]:
-        return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *(_FAST_MATH_FLAGS if fast_math else ()))
+    def flags(
+        self, *, fast_math: bool, quick: bool = False, debug: bool = False, simt: bool = False, sanitizer: str = ""
+    ) -> tuple[str, ...]:
+        fast_math_flags = _FAST_MATH_FLAGS if fast_math and not debug else ()
+        # The last level that is given counts.
+        level = _DEBUG_FLAGS if debug else ("-O1",) if quick or simt else ()
+        checked = _CHECKED_FLAGS if debug or simt else ()
+        sanitized = self.sanitizer_flags(sanitizer)
+        return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *fast_math_flags, *level, *checked, *sanitized)
+
+    def sanitizer_flags(self, sanitizer: str) -> tuple[str, ...]:
+        if not sanitizer:
+            return ()
+        # A finding of the undefined-behaviour sanitizer ends the process, as one of the others does.
+        is_clang = "clang" in Path(self.command[0]).name
+        return (*_SANITIZER_FLAGS, f"-fsanitize={sanitizer}", *(["-shared-libsan"] if is_clang else []))
 
     def build(self, source: Path, library: Path, flags: tuple[str, ...], what: str) -> None:
         """Compile `source` to the shared library `library`; raise `ShaderError` in the words of the compiler."""
-        command = [*self.command, *flags, f"-I{HOST_FOLDER}", str(source), "-o", str(library)]
+        own_flags = _ZIG_FLAGS if self.is_zig else ()
+        command = [*self.command, *own_flags, *flags, f"-I{HOST_FOLDER}", str(source), "-o", str(library)]
         # Its messages in the language that they are parsed in; its temporary files where a kill does not leave them.
         environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(library.parent)}
-        result = _run(command, environment)
+        with _zig_folders(library.parent, self.is_zig) as folders:
+            result = _run(command, {**environment, **folders})
         if result.returncode != 0:
             output = result.stdout + result.stderr
             ended = f" (ended by signal {-result.returncode}: out of memory?)" if result.returncode < 0 else ""
@@ -54,7 +86,7 @@ class HostCompiler:
 
 
 def host_compiler() -> HostCompiler:
-    """The compiler of `SLANGRAST_CXX`, else the first of clang++, g++ and c++ on the path."""
+    """The compiler of `SLANGRAST_CXX`, else the first of clang++, g++ and c++ on the path, else ziglang's."""
     return _find_host_compiler(os.environ.get("SLANGRAST_CXX", ""), os.environ.get("PATH", os.defpath))
 
 
@@ -68,13 +100,47 @@ def _find_host_compiler(override: str, path: str) -> HostCompiler:
         if not command or shutil.which(command[0], path=path) is None:
             raise ShaderError(f"SLANGRAST_CXX names {override!r}, which is no program: unset it or correct it")
         return HostCompiler(command, _identity(command))
-    for name in _CANDIDATES:
-        if shutil.which(name, path=path):
-            return HostCompiler((name,), _identity((name,)))
+    if compiler := next(compilers_found(path), None):
+        return compiler
     raise ShaderError(
         "no C++ compiler was found, and kernels on the CPU are compiled by one: install g++ or clang++ "
-        "(Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
+        "(Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), "
+        "or one that pip brings: pip install 'slangrast[toolchain]'"
     )
+
+
+def compilers_found(path: str | None = None) -> Iterator[HostCompiler]:
+    """The compilers on the path, else on `PATH`, the preferred one first and ziglang's last."""
+    for name in _CANDIDATES:
+        if shutil.which(name, path=path):
+            yield HostCompiler((name,), _identity((name,)))
+    if zig := _zig_program():
+        yield HostCompiler((zig, "c++"), _identity((zig, "c++")), is_zig=True)
+
+
+def _zig_program() -> str | None:
+    """The compiler that the package ziglang brings, which needs nothing else of the machine. It is not imported, since
+    to import it is to run it."""
+    spec = importlib.util.find_spec("ziglang")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return next(filter(None, (shutil.which("zig", path=folder) for folder in folders)), None)
+
+
+@contextlib.contextmanager
+def _zig_folders(beside: Path, is_zig: bool) -> Iterator[dict[str, str]]:
+    """Where zig keeps its C++ library, which it builds once: in our cache, for a home may be read-only. And where it
+    keeps the parts of one build: nowhere, for the cache of entries has the whole."""
+    if not is_zig:
+        yield {}
+        return
+    kept = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_folder() / "zig")
+    if not os.path.isdir(kept):
+        _LOG.warning(
+            "slangrast: no C++ compiler on PATH, so ziglang's is used. It builds its C++ library first, which takes "
+            "about a minute, once."
+        )
+    with tempfile.TemporaryDirectory(dir=beside, prefix="zig-", ignore_cleanup_errors=True) as parts:
+        yield {"ZIG_GLOBAL_CACHE_DIR": kept, "ZIG_LOCAL_CACHE_DIR": parts}
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """The types of kernel arguments, and how a Python value becomes the bytes that the compiled kernel reads.
 
 Slang passes every argument in a storage form made of plain scalars, fixed arrays, `TensorView`s and structs of
-these, laid out by the rules of C. The same bytes serve the host and, were a driver launch to need them, CUDA.
+these, laid out by the rules of C. The same bytes serve the host and a launch by the CUDA driver.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,10 @@ class PackContext:
     device: torch.device | None
     keep_alive: list[torch.Tensor]
     reads_gradients: bool
+
+    def admit(self, tensor: torch.Tensor, path: str) -> None:
+        """Take in a tensor that the kernel is to read or write. An engine that can do less refuses it here."""
+        self.keep_alive.append(tensor)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class TensorType:
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
         tensor = self.check(value, path, context.device)
-        context.keep_alive.append(tensor)
+        context.admit(tensor, path)
         dimensions = tensor.dim()
         element = tensor.element_size()
         padding = (0,) * (_MAX_DIMENSIONS - dimensions)
@@ -280,6 +284,25 @@ class DiffTensorType:
             gradient = torch.zeros(shape, dtype=self.gradient.dtype, device=tensor.device).expand(tensor.shape)
         self.primal.pack(tensor, offset, path, context)
         self.gradient.pack(gradient, offset + self.gradient_offset, f"{path}.grad", context)
+
+
+def layout_checks(arguments: Iterable[tuple[str, Any]]) -> list[str]:
+    """Static assertions of C++ for arguments, each given as its C type and the type that Python packs it by: a silent
+    disagreement on a size or an alignment, from which all places follow, would be a wrong number."""
+    checks: dict[str, None] = {}
+
+    def visit(c_type: str, type_: Any, what: str) -> None:
+        claim = f"sizeof({c_type}) == {type_.size} && alignof({c_type}) == {type_.align}"
+        checks[f'static_assert({claim}, "layout of {what}");'] = None
+        while isinstance(type_, ArrayType):
+            type_ = type_.element
+        for field in type_.fields if isinstance(type_, StructType) else ():
+            member = f"{type_.c_name}::{field.c_name}"
+            visit(f"decltype({member})", field.type, member)
+
+    for c_type, type_ in arguments:
+        visit(c_type, type_, c_type)
+    return list(checks)
 
 
 _NAMED_TUPLES: dict[tuple[str, tuple[str, ...]], type] = {}

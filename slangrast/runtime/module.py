@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from .cache import same_contents
 from .errors import ShaderError
 from .layout import ArgumentError, DiffTensorType, DiffTensorView, StructType, TensorType
 from .request import ENGINES, BuildRequest
 from .shader_paths import shader_folder
 from .signature import KernelFamily, KernelSignature
+from .steady import between_ops
 
 _MAX_THREADS_PER_BLOCK = 1024
 # What CUDA can launch, in x, y and z. The CPU could do more, but then a kernel that runs here would fail there.
@@ -120,6 +122,11 @@ class Reload:
     request: BuildRequest
     builds: dict[str, Any]  # by device type
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether an optimised build is still to come."""
+        return any(getattr(build, "quick", False) for build in self.builds.values())  # not all engines have such builds
+
 
 class Module:
     """The kernels and structs of one .slang file, as attributes. Made by `load_module`."""
@@ -133,7 +140,6 @@ class Module:
         self._device = device  # None: wherever tensors are
         self._engine = engine  # None: the device's
         self._builds: dict[str, Any] = {}
-        self._kernels: dict[str, Kernel] = {}
         self._build_for_type(device or ("cuda" if torch.cuda.is_available() and not self._request.float64 else "cpu"))
         _MODULES.add(self)
 
@@ -163,14 +169,45 @@ class Module:
     def prepare_reload(self, *, quick: bool = False) -> Reload:
         """The first half of `reload`: build, and change nothing. With `quick`, compilers may skip optimisations."""
         request = dataclasses.replace(self._make_request(), quick=quick)
-        return Reload(request, {device: _load(request, device, self._engine) for device in self._builds})
+        return Reload(request, {device: _load(request, device, self._engine) for device in list(self._builds)})
 
     def commit(self, reload: Reload) -> bool:
         """The second half: use what was built from the next call on. True where it differs from what was in use."""
-        changed = any(reload.builds[device].key != build.key for device, build in self._builds.items())
-        if changed:
-            self._request, self._builds = reload.request, reload.builds
+        changed = self.differs_from(reload)
+        # Even where nothing changed, since an optimised build may stand in for a quick one.
+        self._request, self._builds = _in_full(reload.request), reload.builds
         return changed
+
+    def differs_from(self, reload: Reload) -> bool:
+        """Whether `reload` was built from other files or arguments than what is in use. How quickly does not count."""
+        if _in_full(reload.request) != self._request:
+            return True
+        pairs = [(build, reload.builds.get(device)) for device, build in list(self._builds.items())]
+        return not all(new and same_contents(new.key, old.key) for old, new in pairs)
+
+    def snapshot(self) -> Module:
+        """This module as it is now: a reload changes the original, and no snapshot."""
+        copy = object.__new__(Module)
+        while True:
+            request, builds = self._request, self._builds
+            copy.__dict__.update(self.__dict__, _request=request, _builds=builds)
+            if request is self._request:  # else a reload came between
+                return copy
+
+    @property
+    def request(self) -> BuildRequest:
+        """What the build in use was made from."""
+        return self._request
+
+    @property
+    def key(self) -> str:
+        """What tells the build in use from every other."""
+        return self._any_build().key
+
+    @property
+    def warp_size(self) -> int:
+        """The lanes of a warp: 1 on the engine "cpu", 32 on the others."""
+        return 1 if (self._engine or next(iter(self._builds))) == "cpu" else 32
 
     @property
     def path(self) -> str:
@@ -183,9 +220,24 @@ class Module:
         return tuple(dict.fromkeys(file for build in self._builds.values() for file in build.files))
 
     @property
+    def searched_folders(self) -> list[str]:
+        """The folders in which slangc looks for imports, as absolute paths."""
+        return self._request.searched_folders()
+
+    @property
     def kernels(self) -> list[str]:
         """The names of the kernels."""
         return sorted(self._any_build().families)
+
+    def debugger_hint(self) -> str:
+        """How to stop a debugger in a line of the shader: commands of gdb and lldb for this process and this module.
+
+        The module must have been loaded with `debug=True`; else the text says so.
+        """
+        from .debugger import debugger_hint
+
+        build = self._builds.get("cpu")
+        return debugger_hint(self.path, build.breakpoints() if build else None)
 
     def _any_build(self) -> Any:
         return next(iter(self._builds.values()))
@@ -196,7 +248,9 @@ class Module:
         return self._builds.get(device.type) or self._build_for_type(device.type)
 
     def _build_for_type(self, device_type: str) -> Any:
-        self._builds[device_type] = build = _load(self._request, device_type, self._engine)
+        build = _load(self._request, device_type, self._engine)
+        # A new dictionary, for other threads may be reading the old one.
+        self._builds = {**self._builds, device_type: build}
         return build
 
     def __getattr__(self, name: str) -> Any:
@@ -206,7 +260,7 @@ class Module:
             return DiffTensorView
         families = self._any_build().families
         if name in families:
-            return self._kernels.setdefault(name, Kernel(self, name))
+            return Kernel(self, name)  # not kept: a module that nobody holds is gone at once, and not reloaded
         structs = _structs(families)
         if name in structs:
             return structs[name].python_type
@@ -228,6 +282,12 @@ _MODULES: weakref.WeakSet[Module] = weakref.WeakSet()
 def loaded_modules() -> list[Module]:
     """Every module that is in use somewhere in this process."""
     return list(_MODULES)
+
+
+def commit_together(modules: Sequence[Module], reloads: Sequence[Reload]) -> list[Module]:
+    """Put several reloads in use at once, as `steady` sees it; the modules that changed."""
+    with between_ops():
+        return [module for module, reload in zip(modules, reloads, strict=True) if module.commit(reload)]
 
 
 def load_module(
@@ -280,7 +340,7 @@ def load_module(
     if isinstance(include_paths, (str, os.PathLike)):
         raise TypeError(f"load_module: include_paths must be a sequence of folders, got {include_paths!r}")
     request = BuildRequest(
-        path=str(_find_shader(path)),
+        path=str(find_shader(path)),
         defines={name: _define(name, value) for name, value in (defines or {}).items()},
         include_paths=(*(os.path.abspath(folder) for folder in include_paths), str(shader_folder())),
         precision=precision,
@@ -292,18 +352,25 @@ def load_module(
 
 def _load(request: BuildRequest, device_type: str, engine: str | None) -> Any:
     """One build. Engines are imported when they are first needed."""
-    engine = engine or device_type
-    if engine == "cuda":
+    if engine is None and device_type == "cuda":
+        from .nvrtc_engine import load_default_cuda_module as load
+    elif engine == "nvrtc":
+        from .nvrtc_engine import load_nvrtc_module as load
+    elif engine == "cuda":
         from .cuda_engine import load_cuda_module as load
     else:
         from .cpu_engine import load_cpu_module as load  # type: ignore[assignment]
-    build: Any = load(request)
+    build: Any = load(dataclasses.replace(request, simt=True) if engine == "simt" else request)
     if hidden := [name for name in build.families if hasattr(Module, name)]:
         raise ShaderError(f"{request.path}: no kernel can be called {hidden[0]}, which is a name of the module itself")
     return build
 
 
-def _find_shader(path: str | os.PathLike[str]) -> Path:
+def _in_full(request: BuildRequest) -> BuildRequest:
+    return dataclasses.replace(request, quick=False)
+
+
+def find_shader(path: str | os.PathLike[str]) -> Path:
     given = Path(path)
     if given.is_file():
         return given.resolve()

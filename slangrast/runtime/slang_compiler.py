@@ -25,11 +25,12 @@ _TENSOR_CALL = re.compile(r"make_tensor_view\([^\n]*?\"\w+\", torch::\w+, (?:tru
 @dataclass(frozen=True)
 class SlangOutput:
     """What slangc made of one file: the CUDA program without slangc's own prelude, the parts of the torch binding
-    that describe kernels, and the files that took part."""
+    that describe kernels, the files that took part, and the prelude."""
 
     cuda_text: str
     binding_text: str
     dependencies: tuple[str, ...]
+    prelude: str
 
 
 def slangc_path() -> str:
@@ -60,8 +61,7 @@ def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence
     """Compile `path` to CUDA text and torch binding; raise `ShaderError` with slangc's diagnostics."""
     with tempfile.TemporaryDirectory(prefix="slangrast-") as folder:
         cuda, binding, depfile = (os.path.join(folder, name) for name in ("program.cu", "binding.cpp", "deps"))
-        options = [f"-D{name}={value}" for name, value in defines.items()]
-        options += [part for include in include_paths for part in ("-I", include)]
+        options = compiler_options(defines, include_paths)
         commands = [
             [slangc_path(), path, "-target", "cuda", "-o", cuda, "-depfile", depfile, *options],
             [slangc_path(), path, "-target", "torch-binding", "-o", binding, *options],
@@ -72,11 +72,20 @@ def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence
                 _raise_on_failure(path, result)
         if not (os.path.exists(cuda) and os.path.exists(binding)):
             raise ShaderError(f"{path} has no kernel: mark one with [AutoPyBindCUDA] and [CUDAKernel]")
-        return SlangOutput(
-            _without_prelude(Path(cuda).read_text()),
-            _only_descriptions(Path(binding).read_text()),
-            _read_depfile(depfile),
-        )
+        prelude, program = _split_prelude(Path(cuda).read_text())
+        descriptions = _only_descriptions(Path(binding).read_text())
+        return SlangOutput(program, descriptions, read_depfile(depfile), prelude)
+
+
+def compiler_options(defines: Mapping[str, str], include_paths: Sequence[str]) -> list[str]:
+    """Macros and folders to search, as slangc takes them."""
+    options = [f"-D{name}={value}" for name, value in defines.items()]
+    return options + [part for include in include_paths for part in ("-I", include)]
+
+
+def run_slangc(path: str, *arguments: str) -> None:
+    """Run slangc once on `path`; raise `ShaderError` with its diagnostics."""
+    _raise_on_failure(path, _run([slangc_path(), path, *arguments]))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -125,14 +134,14 @@ def _lines_with(pattern: re.Pattern[str], path: str, message: str) -> list[Diagn
     ]
 
 
-def _without_prelude(cuda_text: str) -> str:
-    """The program that follows the block `#ifndef SLANG_CUDA_PRELUDE_H ... #endif`."""
+def _split_prelude(cuda_text: str) -> tuple[str, str]:
+    """The block `#ifndef SLANG_CUDA_PRELUDE_H ... #endif`, and the program that follows it."""
     depth = 0
     for directive in _CONDITIONAL.finditer(cuda_text):
         depth += 1 if directive[1].startswith("if") else -1
         if depth == 0:
-            return cuda_text[directive.end() :]
-    return cuda_text
+            return cuda_text[: directive.end()], cuda_text[directive.end() :]
+    return "", cuda_text
 
 
 def _only_descriptions(binding_text: str) -> str:
@@ -146,7 +155,7 @@ def _only_descriptions(binding_text: str) -> str:
     return "".join(parts)
 
 
-def _read_depfile(depfile: str) -> tuple[str, ...]:
+def read_depfile(depfile: str) -> tuple[str, ...]:
     """Paths after `target: ` in a make-style dependency file, with its escapes undone."""
     paths: list[str] = []
     for line in Path(depfile).read_text().splitlines():

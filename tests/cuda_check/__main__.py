@@ -43,30 +43,36 @@ def prepare_environment(cache: str) -> None:
 def shipped_modules() -> dict[str, Callable[[Any], Any]]:
     """Each shader that holds kernels, with every choice of the op once: name -> the op's module for a device."""
     from slangrast import soft_rasterizer as op
+    from slangrast.formulas import KINDS
+    from slangrast.op_modules import op_module
     from slangrast.runtime.shader_paths import shader_folder
 
+    def variant(names: tuple[str, ...], view_depth: bool, with_color: bool = True) -> op._Variant:
+        formulas = dict(zip(("coverage", "falloff", "aggregation", "silhouette"), names, strict=True))
+        return op._Variant.choose("cuda_check", formulas, view_depth=view_depth, with_color=with_color)
+
     variants = [
-        (op._Variant("SquaredDistance", "Logistic", "Probabilistic", True, "Softmax", True), 3),
-        (op._Variant("Distance", "Logistic", "Largest", False, "Additive", False), 1),
-        (op._Variant("Barycentric", "Logistic", "ClampedSum", True, "NearestFace", False), 4),
-        (op._Variant("EdgeProduct", "Logistic", "Largest", False, "Softmax", True), 16),
-        (op._Variant("HardCoverage", "Logistic", "ClampedSum", True, "Additive", True), 2),
-        (op._Variant("SquaredDistance", "Logistic", "Probabilistic", True, with_color=False), 0),
+        (variant(("squared_distance", "logistic", "softmax", "probabilistic"), True), 3),
+        (variant(("distance", "logistic", "additive", "max"), False), 1),
+        (variant(("barycentric", "logistic", "hard", "sum"), True), 4),
+        (variant(("edge_product", "logistic", "softmax", "max"), False), 16),
+        (variant(("hard", "logistic", "additive", "sum"), True), 2),
+        (variant(("squared_distance", "logistic", "softmax", "probabilistic"), True, with_color=False), 0),
     ]
+    shades = op._Variant.choose("cuda_check", {"fragment": "textured"}, view_depth=True)
     modules: dict[str, Callable[[Any], Any]] = {"project": lambda like: op._Project.module_and_size(like, (1, 1))[0]}
-    for variant, _ in (variants[0], variants[3]):
-        modules[f"bin {variant.coverage}"] = variant.binning_module
-    for variant, channels in variants:
-        words = ("soft_rasterizer", variant.coverage, variant.aggregation, variant.silhouette, str(channels))
-        modules[" ".join(words)] = lambda like, variant=variant, channels=channels: variant.module(channels, like)
+    for one, channels in (*variants, (shades, None)):
+        words = ("soft_rasterizer", *(choice.struct for choice in one.choices), str(channels))
+        modules[" ".join(words)] = lambda like, one=one, channels=channels: one.module(channels, like)
+    for one in (variants[0][0], variants[3][0]):
+        modules[f"bin {one.choices[0].struct}"] = lambda like, one=one: op_module("bin", like, choices=one.shape)
 
     shaders = {file.stem for file in shader_folder().glob("*.slang") if "[CUDAKernel]" in file.read_text()}
+    covered = {choice.struct for one, _ in variants for choice in one.choices}
+    coverages = {shipped.struct for shipped in KINDS["coverage"].shipped.values()}
     checked = {
         "shaders": (shaders, {name.split()[0] for name in modules}),
-        "coverages": (set(op.COVERAGES.values()), {variant.coverage for variant, _ in variants}),
-        "falloffs": (set(op.FALLOFFS.values()), {variant.falloff for variant, _ in variants}),
-        "aggregations": (set(op.AGGREGATIONS.values()), {variant.aggregation for variant, _ in variants}),
-        "silhouettes": (set(op.SILHOUETTES.values()), {variant.silhouette for variant, _ in variants}),
+        "coverages": (coverages, coverages & covered),
     }
     for what, (shipped, covered) in checked.items():
         if shipped != covered:

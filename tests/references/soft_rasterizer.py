@@ -5,6 +5,7 @@ Soft Rasterizer (Liu et al., 2019) with clip-space input. Gradients are torch's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -141,12 +142,18 @@ def soft_rasterize(
     cull_backfaces: bool = False,
     cutoff: float = 1e-4,
     pixels: Tensor | None = None,
+    fragment: Callable[[Tensor], Tensor] | None = None,
 ) -> SoftImage:
-    """As `slangrast.soft_rasterize`. With `pixels` [P] (row * W + column) images are [N, P, C] and [N, P]."""
+    """As `slangrast.soft_rasterize`; `fragment` shades attributes [P, F, A] to colours [P, F, C].
+
+    With `pixels` [P] (row * W + column) images are [N, P, C] and [N, P].
+    """
     assert falloff == "logistic"
     if positions.ndim == 2:
         positions = positions[None]
     count, channels = positions.shape[0], attributes.shape[-1]
+    if fragment is not None:
+        channels = fragment(attributes.new_zeros(1, 1, channels)).shape[-1]
     attributes = attributes.expand(count, -1, -1)
     background = _background_image(background, resolution, count, channels, positions)
     points = pixel_centres(resolution, positions)
@@ -169,7 +176,9 @@ def soft_rasterize(
             cutoff,
         )
         images.append(
-            _aggregate(seen, attributes[n][faces], background[n], aggregation, silhouette, gamma[n], epsilon[n], far)
+            _aggregate(
+                seen, attributes[n][faces], background[n], aggregation, silhouette, gamma[n], epsilon[n], far, fragment
+            )
         )
     image = SoftImage(*(torch.stack(parts) for parts in zip(*images, strict=True)))
     if pixels is not None:
@@ -186,12 +195,16 @@ def _aggregate(
     gamma,
     epsilon,
     far: float,
+    fragment: Callable[[Tensor], Tensor] | None,
 ) -> SoftImage:
     weights = aggregation.fragment_weights(
         kind, seen.log_coverage, seen.closeness, seen.inside, seen.kept, gamma, epsilon
     )
     faces, rest = weights[:, :-1], weights[:, -1:]
-    color = torch.einsum("pf,pfk,fkc->pc", faces, seen.attribute_weights, attributes) + rest * background
+    shaded = torch.einsum("pfk,fkc->pfc", seen.attribute_weights, attributes)
+    if fragment is not None:
+        shaded = fragment(shaded)
+    color = torch.einsum("pf,pfc->pc", faces, shaded) + rest * background
     depth = (faces * seen.view_depth).sum(dim=1) + rest[:, 0] * far
     return SoftImage(color, aggregation.silhouette(silhouette, seen.log_coverage, seen.kept), depth)
 

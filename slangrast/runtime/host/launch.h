@@ -3,12 +3,16 @@
 #include <cstddef>
 #include <cstdint>
 
+#if SLANGRAST_CHECKED
+#include "checked/blocks.h"
+#else
 struct SlangrastLaunch
 {
     uint32_t grid[3];
     uint32_t block[3];
     uint32_t threads;
 };
+#endif
 
 using SlangrastChunk = void (*)(void* context, uint64_t begin, uint64_t end, bool alone);
 using SlangrastParallelFor = void (*)(SlangrastChunk chunk, void* context, uint64_t count, uint32_t threads);
@@ -33,6 +37,10 @@ static void slangrast_run(const SlangrastLaunch* launch, SlangrastParallelFor pa
         for (uint64_t index = begin; index < end; index++)
         {
             blockIdx = {uint32_t(index % grid[0]), uint32_t(index / grid[0] % grid[1]), uint32_t(index / grid[0] / grid[1])};
+#if SLANGRAST_CHECKED
+            if (!slangrast::run_checked_block(context.launch, context.body))
+                return;
+#else
             for (uint32_t z = 0; z < block[2]; z++)
                 for (uint32_t y = 0; y < block[1]; y++)
                     for (uint32_t x = 0; x < block[0]; x++)
@@ -40,6 +48,7 @@ static void slangrast_run(const SlangrastLaunch* launch, SlangrastParallelFor pa
                         threadIdx = {x, y, z};
                         context.body();
                     }
+#endif
         }
     };
     parallel_for(run_blocks, &context, uint64_t(launch->grid[0]) * launch->grid[1] * launch->grid[2], launch->threads);

@@ -4,6 +4,12 @@
 // Set by the launcher for a launch on one thread. Then plain operations do, at a tenth of the price.
 static thread_local bool slangrast_single_threaded = false; // of the launch that this thread works for
 
+#if SLANGRAST_DEBUG
+#define SLANGRAST_CHECK_ATOMIC(...) slangrast::check_atomic(__VA_ARGS__);
+#else
+#define SLANGRAST_CHECK_ATOMIC(...)
+#endif
+
 namespace slangrast
 {
 
@@ -53,6 +59,7 @@ SLANGRAST_INLINE T atomic_update(T* address, Function function)
 template<typename T, typename V>
 SLANGRAST_INLINE T atomicExch(T* address, V value)
 {
+    SLANGRAST_CHECK_ATOMIC(address, T(value), SLANGRAST_STORED_NOT_FINITE)
     return slangrast::atomic_update(address, [&](T) { return T(value); });
 }
 
@@ -71,7 +78,12 @@ template<typename T, typename V>
 SLANGRAST_INLINE T atomicAdd(T* address, V value)
 {
     if constexpr (slangrast::is_floating<T>)
-        return slangrast::atomic_update(address, [&](T old) { return old + T(value); });
+    {
+        SLANGRAST_CHECK_ATOMIC(address, T(value), SLANGRAST_ADDED_NOT_FINITE)
+        T old = slangrast::atomic_update(address, [&](T old) { return old + T(value); });
+        SLANGRAST_CHECK_ATOMIC(address, T(old + T(value)), SLANGRAST_SUM_NOT_FINITE)
+        return old;
+    }
     else
     {
         typedef typename slangrast::Word<sizeof(T)>::type Bits;

@@ -30,7 +30,10 @@
 #define SLANG_PRELUDE_ASSERT(condition)
 #define SLANG_OFFSET_OF(type, member) __builtin_offsetof(type, member)
 #define SLANG_INFINITY (__builtin_inff())
-#define SLANG_CUDA_WARP_SIZE 1
+#define SLANG_CUDA_WARP_SIZE (SLANGRAST_SIMT ? 32 : 1)
+#if SLANGRAST_SIMT
+#define __shared__ thread_local // a thread of the host runs one block at a time
+#endif
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
@@ -48,6 +51,12 @@ struct TypeInfo
     size_t typeSize;
 };
 
+#if SLANGRAST_CHECKED
+#include "../checked/site.h"
+#endif
+#if SLANGRAST_DEBUG
+#include "../checked/arrays.h"
+#else
 template<typename T, size_t N>
 struct FixedArray
 {
@@ -56,6 +65,7 @@ struct FixedArray
 
     T m_data[N];
 };
+#endif
 
 template<typename T>
 struct Array

@@ -1,0 +1,75 @@
+"""The compiled modules of the ops: one for each variant that is in use, for the life of the process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .formulas import Choice, Layout, describe
+from .runtime import Module
+from .runtime.checks import Checks, current_checks
+from .runtime.request import BuildRequest
+from .runtime.shader_paths import shader_folder
+
+TILE = 16
+
+
+def op_module(
+    shader: str, like: torch.Tensor, defines: Mapping[str, Any] | None = None, choices: tuple[Choice, ...] = ()
+) -> Module:
+    """The module of a shipped shader for tensors like `like`, as it is now: a hot reload does not change it in mid-op.
+
+    Args:
+        shader: its name.
+        like: a tensor on the device and in the precision to compute in.
+        defines: macros.
+        choices: the formulas that it is compiled with; what they take from Python is then `layout_of(module)`.
+    """
+    precision = "float64" if like.dtype == torch.float64 else "float32"
+    macros = tuple((defines or {}).items())
+    return _load(shader, like.device.type, precision, current_checks.get(), macros, choices).snapshot()
+
+
+def layout_of(module: Module) -> Layout:
+    """What the formulas of a module take."""
+    layout = module.request.attachment
+    assert isinstance(layout, Layout), "the module was loaded without formulas"
+    return layout
+
+
+def patch_of(module: Module) -> int:
+    """How many pixels across a thread renders: a whole tile where a warp is one lane, so that rows become vectors."""
+    return TILE if module.warp_size == 1 else 1
+
+
+@functools.cache
+def _load(
+    shader: str,
+    device_type: str,
+    precision: str,
+    checks: Checks,
+    defines: tuple[tuple[str, Any], ...],
+    choices: tuple[Choice, ...],
+) -> Module:
+    if device_type != "cpu" and checks.debug:
+        raise ValueError(f"debug.checked: checks run on the CPU only, got tensors on {device_type!r}")
+    folder = shader_folder().resolve()
+    macros = {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in defines}
+    engine = "simt" if checks.simt else None
+    patch = TILE if device_type == "cpu" and not checks.simt else 1
+
+    def request() -> BuildRequest:
+        layout = describe(choices)
+        return BuildRequest(
+            path=str(folder / f"{shader}.slang"),
+            defines={**macros, "TILE": str(TILE), "PATCH": str(patch), **layout.defines},
+            include_paths=(str(folder),),
+            precision=precision,
+            debug=checks.debug,
+            attachment=layout,
+        )
+
+    return Module(request, device_type, engine)

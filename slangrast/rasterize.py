@@ -1,0 +1,290 @@
+"""The hard rasterizer: which triangle each pixel sees, and where on it, by the kernels of shaders/rasterize.slang."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .arguments import Scene, check_image_size, check_scene
+from .op_modules import TILE, op_module, patch_of
+from .runtime import Kernel, Launchable, Module
+
+LARGEST_SIDE = 8192  # pixel positions and tile tests are made for this
+_MOST_ENTRIES = 2**31 - 1
+_RUN = 32  # as in the shaders
+_THREADS_PER_TRIANGLE = 8  # CUDA: what shares the tiles of one triangle while tiles are listed
+
+
+@dataclass(frozen=True, eq=False)
+class GeometryBuffer:
+    """What `rasterize` returns: for each pixel, the nearest triangle and where on it the pixel falls.
+
+    Row 0 is the top row. Every float tensor is 0 where the image is empty, and differentiable in the positions that
+    were rasterized; in float32, or float64 where positions are.
+    """
+
+    triangle_id: torch.Tensor  # [N, H, W] int32: row of `triangles`, -1 where the image is empty
+    barycentrics: torch.Tensor  # [N, H, W, 2]: perspective-correct weights of vertices 0 and 1; that of 2 is the rest
+    depth: torch.Tensor  # [N, H, W]: z/w, in [-1, 1]
+    inverse_w: torch.Tensor  # [N, H, W]: 1/w
+    positions: torch.Tensor  # [N, V, 4], or [1, V, 4] where images share it: what was rasterized
+    triangles: torch.Tensor  # [F, 3] int32
+    ranges: torch.Tensor  # [N, 2] int32: the first triangle of each image, and their number
+    resolution: tuple[int, int]
+    _bins: _Bins = field(repr=False)
+    _slopes: list[torch.Tensor] = field(default_factory=list, repr=False)  # computed when first asked for
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """[N, H, W] bool: True where a triangle is seen."""
+        return self.triangle_id >= 0
+
+    @property
+    def barycentric_derivatives(self) -> torch.Tensor:
+        """[N, H, W, 4]: (du/dX, du/dY, dv/dX, dv/dY) with u, v the `barycentrics`, per pixel, X to the right, Y down.
+
+        Differentiable in positions. Computed at the first use, and kept.
+        """
+        wanted = self.positions.requires_grad and torch.is_grad_enabled()
+        if not self._slopes or (wanted and not self._slopes[0].requires_grad):
+            self._slopes[:] = [_Differentiate.apply(self.positions, self.triangles, self.triangle_id)]
+        return self._slopes[0]
+
+
+def rasterize(
+    positions: torch.Tensor,
+    triangles: torch.Tensor,
+    resolution: tuple[int, int],
+    *,
+    ranges: torch.Tensor | None = None,
+) -> GeometryBuffer:
+    """Find the nearest triangle at each pixel centre, and where on it the pixel falls.
+
+    Triangles are tested by their edge functions in homogeneous coordinates (Olano and Greer, 1997), so that one that
+    crosses the near plane or the eye is drawn to the pixel, without clipping. Both windings are drawn. A pixel centre
+    on an edge belongs to one of the triangles that share it, by the top-left rule. Where depths are equal, the triangle
+    with the lower index is seen.
+
+    Which triangle a pixel sees is a step function of the positions. The gradients are those of the values inside the
+    triangles; none of them moves a silhouette.
+
+    Args:
+        positions: [N, V, 4] or [V, 4] float. Clip space, OpenGL style: x right, y up, visible where z/w is in [-1, 1]
+            and w > 0, smaller is nearer. x/w from -1 to 1 is the width of the image, y/w its height. Differentiable.
+        triangles: [F, 3] int32 or int64. Indices of vertices, in either winding.
+        resolution: (height, width) in pixels, each from 1 to 8192.
+        ranges: [N, 2] int32 or int64. The first triangle of each image and their number, for images of different meshes
+            in one list. None: all triangles in every image. With ranges, positions may be [V, 4] for all images.
+
+    Returns:
+        A `GeometryBuffer`: triangle_id, barycentrics, depth, inverse_w, mask and barycentric_derivatives.
+
+    Raises:
+        ValueError: a shape or range is not one of the above, or tensors are on different devices.
+        TypeError: an argument is not of the type above.
+
+    A triangle that has a coordinate which is not finite, or no area, is dropped.
+    """
+    name = "rasterize"
+    scene = check_scene(name, positions, triangles, resolution)
+    height, width = scene.resolution
+    if max(height, width) > LARGEST_SIDE:
+        raise ValueError(f"{name}: resolution must be at most {LARGEST_SIDE} a side, got {height} x {width}")
+    check_image_size(name, scene, 4)
+    ranges = _check_ranges(name, ranges, scene)
+    with torch.no_grad():
+        bins = _bin(scene, ranges)
+    triangle_id, barycentrics, depth, inverse_w = _Rasterize.apply(
+        scene.positions, scene.triangles, bins, (len(ranges), height, width), None
+    )
+    return GeometryBuffer(
+        triangle_id, barycentrics, depth, inverse_w,
+        scene.positions, scene.triangles, ranges, scene.resolution, bins,
+    )  # fmt: skip
+
+
+def peel(geometry: GeometryBuffer) -> GeometryBuffer:
+    """Find the next layer: at each pixel, the nearest triangle behind the one that `geometry` shows.
+
+    Behind means a greater depth, or the same depth and a greater index, so that peeling shows each triangle of a pixel
+    once. It ends where `mask` is False everywhere.
+
+    Args:
+        geometry: what `rasterize` or `peel` returned.
+
+    Returns:
+        A `GeometryBuffer` of the same positions, triangles and resolution, differentiable like the first.
+    """
+    if not isinstance(geometry, GeometryBuffer):
+        raise TypeError(f"peel: geometry must be a GeometryBuffer, got {type(geometry).__name__}")
+    layer = geometry.triangle_id, geometry.depth.detach()
+    triangle_id, barycentrics, depth, inverse_w = _Rasterize.apply(
+        geometry.positions, geometry.triangles, geometry._bins, tuple(geometry.triangle_id.shape), layer
+    )
+    layers = {"triangle_id": triangle_id, "barycentrics": barycentrics, "depth": depth, "inverse_w": inverse_w}
+    return dataclasses.replace(geometry, **layers, _slopes=[])
+
+
+def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
+    images, faces = len(scene.positions), len(scene.triangles)
+    if ranges is None:
+        return torch.tensor([[0, faces]], dtype=torch.int32, device=scene.positions.device).repeat(images, 1)
+    if not isinstance(ranges, torch.Tensor):
+        raise TypeError(f"{name}: ranges must be a tensor [N, 2] of int32 or int64, got {type(ranges).__name__}")
+    shape, dtype = list(ranges.shape), str(ranges.dtype).removeprefix("torch.")
+    if ranges.dim() != 2 or ranges.shape[1] != 2 or ranges.dtype not in (torch.int32, torch.int64) or not len(ranges):
+        raise ValueError(f"{name}: ranges must be [N, 2] int32 or int64, got {shape} {dtype}")
+    if images not in (1, len(ranges)):
+        raise ValueError(f"{name}: ranges must be [{images}, 2] like the {images} images of positions, got {shape}")
+    if ranges.device != scene.positions.device:
+        device = scene.positions.device
+        raise ValueError(f"{name}: ranges must be on {device} like positions, got a tensor on {ranges.device}")
+    # On CUDA the look at the numbers would stall the device; the kernel then keeps within the triangles that there are.
+    if ranges.device.type == "cpu" and bool(((ranges < 0) | (ranges.sum(1, keepdim=True) > faces)).any()):
+        raise ValueError(
+            f"{name}: ranges must hold first and count >= 0 with first + count <= {faces}, the number of triangles, "
+            f"got {ranges.tolist()}"
+        )
+    return ranges.to(torch.int32)
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Triangles by tile: those of tile t are triangles[ends[t] - counts[t] : ends[t]], in any order."""
+
+    counts: torch.Tensor  # [N * tiles] int32, tiles row by row
+    ends: torch.Tensor  # [N * tiles] int32
+    triangles: torch.Tensor  # [entries] int32
+
+
+def _bin(scene: Scene, ranges: torch.Tensor) -> _Bins:
+    """List the triangles that may touch each tile of 16 x 16 pixels: count, scan, fill."""
+    height, width = scene.resolution
+    images, device = len(ranges), scene.positions.device
+    module = op_module("rasterize", scene.positions, {"PEEL": False})
+    tiles = -(-height // TILE) * -(-width // TILE)
+    most = int(ranges[:, 1].max()) if device.type == "cpu" else len(scene.triangles)
+    threads = 1 if module.warp_size == 1 else _THREADS_PER_TRIANGLE
+    launch = {"blockSize": (32, threads, 1), "gridSize": (-(-most // 32), 1, images)}
+    arguments = {
+        "positions": scene.positions, "triangles": scene.triangles, "ranges": ranges, "height": height, "width": width
+    }  # fmt: skip
+    counts = torch.zeros(images * tiles, dtype=torch.int32, device=device)
+    module.count_tiles(**arguments, tile_counts=counts).launchRaw(**launch)
+    ends = counts.cumsum(0)
+    entries = int(ends[-1])
+    if entries > _MOST_ENTRIES:
+        raise ValueError(
+            f"rasterize: {entries} pairs of triangle and tile are more than 2**31 - 1: render fewer images at a time"
+        )
+    ends = (ends - counts).to(torch.int32)  # where lists begin; filling moves each to its list's end
+    found = torch.empty(entries, dtype=torch.int32, device=device)
+    module.fill_tiles(**arguments, tile_ends=ends, tile_triangles=found).launchRaw(**launch)
+    return _Bins(counts, ends, found)
+
+
+class _Rasterize(torch.autograd.Function):
+    """Binned triangles to pixels, by shaders/rasterize.slang.
+
+    Tensors: positions [M, V, 4] (differentiable) -> triangle_id [N, H, W], barycentrics [N, H, W, 2], depth and
+    inverse_w [N, H, W] (differentiable). `layer` is the triangle_id and depth behind which to look, or None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        positions: torch.Tensor,
+        triangles: torch.Tensor,
+        bins: _Bins,
+        image_shape: tuple[int, int, int],
+        layer: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, ...]:
+        images, height, width = image_shape
+        module = op_module("rasterize", positions, {"PEEL": layer is not None})
+        triangle_id = torch.empty(image_shape, dtype=torch.int32, device=positions.device)
+        barycentrics = positions.new_empty((*image_shape, 2))
+        depth, inverse_w = positions.new_empty(image_shape), positions.new_empty(image_shape)
+        outputs = (barycentrics, depth, inverse_w)
+        nothing = triangle_id.new_empty((1, 1, 1)), positions.new_empty((1, 1, 1))
+        fixed = (triangles, bins.counts, bins.ends, bins.triangles, *(layer or nothing), triangle_id)
+        ctx.mark_non_differentiable(triangle_id)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(positions, *outputs, *fixed)
+        ctx.module = module
+        threads = TILE // patch_of(module)
+        _launch(module.rasterize, positions, outputs, fixed).launchRaw(
+            blockSize=(threads, threads, 1), gridSize=(-(-width // TILE), -(-height // TILE), images)
+        )
+        return triangle_id, *outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_triangle_id: None, *grad_outputs: torch.Tensor | None) -> Any:
+        positions, *tensors = ctx.saved_tensors
+        outputs, fixed = tensors[:3], tensors[3:]
+        grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
+        pairs = [(out, torch.zeros_like(out) if g is None else g) for out, g in zip(outputs, grad_outputs, strict=True)]
+        launch = _launch(ctx.module.rasterize.bwd, (positions, grad_positions), pairs, fixed)
+        ctx.module.launch(launch, over=_runs(ctx.module, fixed[-1]))
+        grad_triangles = grad_bins = grad_image_shape = grad_layer = None
+        return grad_positions, grad_triangles, grad_bins, grad_image_shape, grad_layer
+
+
+def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any) -> Launchable:
+    """`rasterize` or its reverse, ready to launch. Positions and outputs may be (value, grad)."""
+    barycentrics, depth, inverse_w = outputs
+    triangles, tile_counts, tile_ends, tile_triangles, last_id, last_depth, triangle_id = fixed
+    return kernel(
+        positions=positions, triangles=triangles,
+        tile_counts=tile_counts, tile_ends=tile_ends, tile_triangles=tile_triangles,
+        last_id=last_id, last_depth=last_depth, out_triangle_id=triangle_id,
+        out_barycentrics=barycentrics, out_depth=depth, out_inverse_w=inverse_w,
+    )  # fmt: skip
+
+
+class _Differentiate(torch.autograd.Function):
+    """Screen-space derivatives of the barycentrics, by shaders/rasterize.slang.
+
+    Tensors: positions [M, V, 4] (differentiable), triangle_id [N, H, W] -> slopes [N, H, W, 4] (differentiable).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, positions: torch.Tensor, triangles: torch.Tensor, triangle_id: torch.Tensor) -> torch.Tensor:
+        ctx.module = module = op_module("rasterize", positions, {"PEEL": False})
+        slopes = positions.new_empty((*triangle_id.shape, 4))
+        ctx.save_for_backward(positions, triangles, triangle_id, slopes)
+        launch = module.differentiate_barycentrics(
+            positions=positions, triangles=triangles, triangle_id=triangle_id, out_slopes=slopes
+        )
+        module.launch(launch, over=_runs(module, triangle_id))
+        return slopes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_slopes: torch.Tensor) -> Any:
+        positions, triangles, triangle_id, slopes = ctx.saved_tensors
+        grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
+        launch = ctx.module.differentiate_barycentrics.bwd(
+            positions=(positions, grad_positions),
+            triangles=triangles,
+            triangle_id=triangle_id,
+            out_slopes=(slopes, grad_slopes),
+        )
+        ctx.module.launch(launch, over=_runs(ctx.module, triangle_id))
+        grad_triangles = grad_triangle_id = None
+        return grad_positions, grad_triangles, grad_triangle_id
+
+
+def run_of(module: Module) -> int:
+    """How many pixels of a row a thread goes through: one where a warp takes care of neighbours."""
+    return 1 if patch_of(module) == 1 else _RUN
+
+
+def _runs(module: Module, triangle_id: torch.Tensor) -> tuple[int, int, int]:
+    """The threads that go through all pixels, each through a run of them."""
+    images, height, width = triangle_id.shape
+    return -(-width // run_of(module)), height, images
