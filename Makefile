@@ -37,8 +37,8 @@ lint: $(installed)  ## ruff: lint and format
 types: $(installed)  ## mypy on the package
 	$(python) -m mypy
 
-unit: $(installed)  ## pytest; for one test: make unit PYTEST="-k triangle"
-	$(python) -m pytest $(PYTEST)
+unit: $(installed)  ## pytest, a process for each core; for one test: make unit PYTEST="-k triangle"
+	$(python) -m pytest -n auto --dist loadfile $(PYTEST)
 
 wheel: $(installed)  ## build the wheel, install it into an empty environment, render one triangle
 	tools/check_wheel.sh $(python)

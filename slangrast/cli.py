@@ -69,13 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     watch = commands.add_parser(
         "watch",
         help="show a shader on a live page: save it, and see the next frame change",
-        description="Serve a page on this machine that renders a mesh with the shader, and its gradient, anew whenever the "
-        "shader or anything it imports is saved. Errors appear on the page, with the source line.",
+        description="Serve a page on this machine that renders a mesh with the shader, and its gradient, anew whenever "
+        "the shader or anything it imports is saved. Errors appear on the page, with the source line.",
     )
     watch.add_argument(
         "shader",
         metavar="SHADER",
-        help="file.slang:Struct, a formula of yours (the struct's name may be left out where there is one); or a shipped "
+        help="file.slang:Struct, a formula of yours (the name may be left out where the file has one); or a shipped "
         "shader, such as coverage",
     )
     watch.add_argument(

@@ -63,7 +63,7 @@ def status(examination: dict, name: str) -> str:
 
 
 def test_this_machine_works(examination: dict) -> None:
-    assert {"cpu float32", "cpu float64"} <= set(examination["engines"])
+    assert {"cpu float32", "cpu float64", "simt"} <= set(examination["engines"])
     for name in ("slangrast", "Python", "torch", "slangc", "C++ compiler", "cache", "soft_rasterize"):
         assert status(examination, name) == OK
     assert not [problem for problem in examination["problems"] if problem["section"] != MACHINE]
@@ -190,6 +190,7 @@ def test_everything_is_broken_at_once(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert result.stderr == ""
+    assert "- not checked, since that needs the engine cpu" in result.stdout
     for fix in ("unset SLANGRAST_CXX", "unset SLANGC_PATH", "unset SLANGRAST_CACHE"):
         assert result.stdout.count(f"    Fix: {fix}\n") == 1
 
@@ -232,11 +233,9 @@ def test_a_derivative_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.
 def test_a_shipped_formula_that_is_wrong_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def render(detached: bool) -> Report:
         def soft_rasterize(positions, triangles, colors, resolution, *, sigma, gamma, cutoff) -> slangrast.SoftImage:
-            factor = sigma.detach() if detached else sigma
+            factor = (sigma + sigma.detach()) / 2 if detached else sigma
             image = torch.outer(positions.sin().sum(1), colors.exp().sum(1)).mean() * factor + gamma**2
-            return slangrast.SoftImage(
-                image * torch.ones(1, 7, 9, 2), image * torch.ones(1, 7, 9), torch.zeros(1, 7, 9)
-            )
+            return slangrast.SoftImage(image.expand(1, 7, 9, 2), image.expand(1, 7, 9), image.expand(1, 7, 9))
 
         monkeypatch.setattr(slangrast, "soft_rasterize", soft_rasterize)
         return Report([Finding(ENGINES, "cpu float32", OK, "works"), *run_check(GRADIENTS, "soft_rasterize")])
@@ -294,10 +293,22 @@ def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
     assert finding.status == PROBLEM and finding.text.startswith("ZeroDivisionError: ")
 
 
+def test_a_terminal_is_told_what_is_being_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("slangrast.doctor.examine", lambda announce: announce("cache") or [])
+    main(["doctor"])
+    assert capsys.readouterr().err == ""  # in a file it would be noise
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    main(["doctor"])
+    assert capsys.readouterr().err == "\r\033[Kchecking cache ...\r\033[K"
+
+
 def test_the_command_returns_the_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = [Finding(ENGINES, "cpu float32", OK, "works")]
     monkeypatch.setattr("slangrast.doctor.examine", lambda announce: found)
     assert main(["doctor"]) == 0
     found[:] = [Finding(ENGINES, "cpu float32", PROBLEM, "does not", "pray")]
     assert main(["doctor", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join("{}").removesuffix("}"))["engines"] == []
+    text, _, listed = capsys.readouterr().out.partition("works here, on cpu float32.\n")
+    assert text and json.loads(listed)["problems"] == [{**vars(found[0])}]

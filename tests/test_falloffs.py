@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slangrast.formulas import FALLOFFS
 from tests.comparison import in_both_precisions, on_every_engine
 from tests.probes import assert_agrees, generator, probe
 from tests.references import falloffs
@@ -171,6 +172,12 @@ def test_every_parameter_changes_the_result(kind: str, parameter: str) -> None:
     before = probe("falloffs", kind, rows_of(kind, x, 0.3, 1.5), 2)
     after = probe("falloffs", kind, rows_of(kind, x, **{"shift": 0.3, "p": 1.5, parameter: 0.9}), 2)
     assert (before - after).abs().min() > 0.01
+
+
+def test_every_shipped_falloff_is_tested() -> None:
+    assert set(FALLOFFS) == set(falloffs.FALLOFFS)
+    assert {kind for kind, shipped in FALLOFFS.items() if "shift" in shipped.defaults} == set(SHIFTED)
+    assert {kind for kind, shipped in FALLOFFS.items() if "p" in shipped.defaults} == set(GAMMAS)
 
 
 # Reach

@@ -203,6 +203,28 @@ def test_layers(device: str) -> None:
     assert not sr.interpolate(sr.peel(back), colours).any()
 
 
+@pytest.mark.parametrize("simt", [False, True], ids=["checked", "in warps"])
+def test_checked_and_in_warps(simt: bool) -> None:
+    """With every access checked, and with the code that a GPU runs: lanes of a warp, one pixel each, sums over warps."""
+
+    def everything() -> list[Tensor]:
+        one, inputs = leaves(cast(scenes.soup(20, (19, 23))))
+        ranges = torch.tensor([[0, 20], [5, 15]])
+        front = sr.rasterize(one.positions, one.triangles, one.resolution, ranges=ranges)
+        values, slopes = sr.interpolate(front, one.attributes, derivatives=True)
+        back = sr.peel(front)
+        loss = (values * random(*values.shape).float()).sum() + slopes.square().sum() + back.depth.sum()
+        images = [front.triangle_id, front.depth, values, back.triangle_id]
+        return images + list(torch.autograd.grad(loss, inputs))
+
+    plain = everything()
+    with sr.debug.checked(simt=simt):
+        found = everything()
+    assert torch.equal(found[0], plain[0]) and torch.equal(found[1], plain[1]) and torch.equal(found[3], plain[3])
+    for value, expected in zip(found, plain, strict=True):
+        assert relative_error(value, expected.detach().double()) <= 1e-6
+
+
 def test_no_second_derivative() -> None:
     one, (_, attributes) = leaves(cast(scenes.pixel_inside()))
     loss = sr.interpolate(rasterize(one), attributes).square().sum()

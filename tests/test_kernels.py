@@ -22,8 +22,8 @@ REPOSITORY = Path(__file__).parent.parent
 SHADERS = sorted(shader_folder().glob("*.slang"))
 KERNEL_FILES = [path.stem for path in SHADERS if "CUDAKernel" in path.read_text()]
 
-# For each kernel: its independent reference in tests/references, and the tests that compare it with that, through
-# tests/comparison.py. Projection and binning have no result of their own: the whole image is the judge.
+# For each kernel: its independent reference in tests/references, and the tests that compare it with that, themselves or
+# through tests/comparison.py. Projection and binning have no result of their own: the whole image is the judge.
 KERNELS = {
     "project": ("soft_rasterize", "test_soft_rasterizer_gradients.py"),
     "find_extents": ("soft_rasterize", "test_soft_rasterizer.py"),
@@ -31,6 +31,13 @@ KERNELS = {
     "count_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
     "fill_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
     "soft_rasterize": ("soft_rasterize", "test_soft_rasterizer.py"),
+    "count_tiles": ("rasterize", "test_rasterize.py"),
+    "fill_tiles": ("rasterize", "test_rasterize.py"),
+    "rasterize": ("rasterize", "test_rasterize.py"),
+    "differentiate_barycentrics": ("rasterize", "test_rasterize.py"),
+    "interpolate_attributes": ("interpolate", "test_interpolate.py"),
+    "sample_texture": ("texture", "test_texture_gradients.py"),
+    "make_mip_level": ("mip_levels", "test_texture.py"),
 }
 
 
@@ -82,9 +89,10 @@ def test_every_kernel_is_in_the_table() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_is_launched_and_has_a_reference_and_a_test(kernel: str) -> None:
     reference, test = KERNELS[kernel]
-    comparison = (REPOSITORY / "tests" / "comparison.py").read_text()
+    text = (REPOSITORY / "tests" / test).read_text()
+    assert re.search(r"from tests\.comparison import", text)
+    comparison = (REPOSITORY / "tests" / "comparison.py").read_text() + text
     assert re.search(rf"from tests\.references\.\w+ import .*\b{reference}\b", comparison)
-    assert re.search(r"from tests\.comparison import", (REPOSITORY / "tests" / test).read_text())
     package = "".join(path.read_text() for path in (REPOSITORY / "slangrast").glob("*.py"))
     assert re.search(rf"module[^\n]*\.{kernel}\b", package)
 
@@ -98,7 +106,8 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
         (1, 0, 1, 1, 1),
         strict=False,
     )  # fmt: skip
-    found: dict[str, tuple[str, dict[str, object]]] = {"project": ("project", {})}
+    found: dict[str, tuple[str, dict[str, object]]] = {"project": ("project", {}), "texture": ("texture", {})}
+    found |= {"rasterize": ("rasterize", {}), "peel": ("rasterize", {"PEEL": 1}), "interpolate": ("interpolate", {})}
     for index, (coverage, aggregation, silhouette, channels, with_color) in enumerate(rasterizer):
         coverage, aggregation, silhouette = coverage.struct, aggregation.struct, silhouette.struct
         shape = {"COVERAGE": coverage, "FALLOFF": "Logistic"}

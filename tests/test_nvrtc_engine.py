@@ -383,6 +383,20 @@ def test_build_of_slangtorch_in_the_cache_is_used_without_nvcc(
     assert nvrtc_engine.load_default_cuda_module(BuildRequest(path="x")) is built
 
 
+@pytest.mark.usefixtures("driver")
+def test_quick_build_is_of_nvrtc_and_the_optimised_one_of_slangtorch(
+    fill: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = object()
+    monkeypatch.setattr(nvrtc_engine, "load_cuda_module", lambda request: built)
+    load = nvrtc_engine.load_default_cuda_module
+    first = load(BuildRequest(path=str(fill), quick=True))
+    assert isinstance(first, NvrtcModule) and first.quick
+    assert load(BuildRequest(path=str(fill))) is built
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert load(BuildRequest(path=str(fill), quick=True)) is built
+
+
 # Numbers, on a GPU.
 
 

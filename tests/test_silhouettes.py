@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import slangrast as sr
+from slangrast.formulas import SILHOUETTES
 from tests.comparison import in_both_precisions, on_every_engine
 from tests.probes import differences, generator, probe
 from tests.references import silhouettes
@@ -172,7 +174,7 @@ def test_a_union_is_no_smaller_than_its_parts_and_grows_with_them(kind: str, dty
 @in_both_precisions
 @every_silhouette
 def test_at_the_ends_all_is_finite(kind: str, dtype: torch.dtype) -> None:
-    """No coverage, full coverage, and what rounding makes of nearly full coverage; no sum and sums beyond all bounds."""
+    """No coverage, full coverage and what rounding leaves of it; no sum and sums beyond all bounds."""
     ends = [(0.0, 1.0), (1e-38, 1.0), (1e-20, 1.0), (1.0, 1e-7), (1.0, 1e-15), (1.0, 1e-20), (1.0, 1e-37), (1.0, 0.0)]
     low, high = PARAMETERS[kind]
     for p in (low, (low * high) ** 0.5 * (-1 if low < 0 else 1), high):
@@ -203,3 +205,36 @@ def test_a_whole_chain_keeps_its_gradient_finite(kind: str, dtype: torch.dtype) 
         assert gradient.isfinite().all()
         torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 1.0, 0.3], dtype=dtype), rtol=2e-5, atol=1e-6)
         torch.testing.assert_close(gradient[3, 2], torch.tensor(1.0, dtype=dtype), rtol=1e-4, atol=0)
+
+
+# In the renderer
+
+
+def test_every_shipped_silhouette_is_tested() -> None:
+    assert set(SILHOUETTES) == {*PARAMETERS, "probabilistic", "max", "sum"}  # those are in test_aggregation.py
+    assert {kind for kind, shipped in SILHOUETTES.items() if "p" in shipped.defaults} == set(with_p)
+    for kind in with_p:
+        assert PARAMETERS[kind][0] < SILHOUETTES[kind].defaults["p"] < PARAMETERS[kind][1]
+
+
+def test_parameters_receive_gradients_through_an_image() -> None:
+    """A falloff and a silhouette with parameters, two triangles that overlap; judged by finite differences."""
+    corners = torch.tensor([[-0.6, -0.7, 0.0, 1.0], [0.8, -0.4, 0.0, 1.0], [-0.2, 0.8, 0.0, 1.0]], dtype=torch.float64)
+    positions = torch.cat([corners, corners * torch.tensor([-1.0, 1.0, 1.0, 1.0])])
+    triangles = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    weights = torch.randn(1, 13, 17, generator=generator(7), dtype=torch.float64)
+
+    def image_sum(values: Tensor) -> Tensor:
+        falloff = sr.Formula("gamma_reversed", p=values[0], shift=values[1])
+        silhouette = sr.Formula("dombi", p=values[2])
+        image = sr.soft_silhouette(
+            positions, triangles, (13, 17), sigma=0.1, falloff=falloff, silhouette=silhouette, cutoff=1e-12
+        )
+        return (image * weights).sum()
+
+    values = torch.tensor([1.7, 0.2, 1.4], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(image_sum(values), values)
+    step = 1e-6 * torch.eye(3, dtype=torch.float64)
+    expected = [(image_sum(values.detach() + h) - image_sum(values.detach() - h)) / 2e-6 for h in step]
+    assert gradient.abs().min() > 1e-3
+    torch.testing.assert_close(gradient, torch.stack(expected), rtol=1e-6, atol=1e-8)

@@ -120,7 +120,12 @@ def test_ziglang_renders_what_other_compilers_do(tmp_path: Path) -> None:
     """In a process without any program of the machine. Zig's C++ library, a minute's work, is taken from the user's
     cache where it is there already."""
     library = os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(cache_folder() / "zig")
-    bare = {**os.environ, "PATH": str(tmp_path), "HOME": "/nonexistent", "SLANGRAST_CACHE": str(tmp_path / "cache")}
+    bare = {
+        **os.environ,
+        "PATH": str(tmp_path),
+        "HOME": str(tmp_path / "nowhere"),
+        "SLANGRAST_CACHE": str(tmp_path / "cache"),
+    }
     bare.pop("SLANGRAST_CXX", None)
     bare.update(ZIG_GLOBAL_CACHE_DIR=library, PYTHONPATH=os.pathsep.join(filter(None, (str(CHECKOUT), *sys.path))))
     results = []
@@ -132,5 +137,6 @@ def test_ziglang_renders_what_other_compilers_do(tmp_path: Path) -> None:
         results.append(torch.load(tmp_path / name))
     (is_zig, color, gradient), (is_other, expected, expected_gradient) = results
     assert is_zig and not is_other
+    assert not (tmp_path / "nowhere").exists()
     torch.testing.assert_close(color, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4 * float(expected_gradient.abs().max()))

@@ -34,7 +34,7 @@ def lookup(
     pixels: tuple[int, int] = PIXELS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Float64 arguments of `texture`: in and around [0, 1] or all around a cube, on every level and beyond both ends."""
+    """Float64 arguments of `texture`: in and around [0, 1] or all around a cube, on all levels and beyond both ends."""
     faces, size = ((6,), (size[1], size[1])) if wrap == "cube" else ((), size)
     arguments: dict[str, Any] = {"image": numbers(seed, images[0], *faces, *size, channels)}
     shape, dimensions = (images[1], *pixels), 3 if wrap == "cube" else 2

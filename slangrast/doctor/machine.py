@@ -21,7 +21,7 @@ import torch
 import slangrast
 from slangrast.runtime.cache import cache_folder
 from slangrast.runtime.errors import ShaderError
-from slangrast.runtime.host_compiler import HostCompiler, compilers_found, host_compiler
+from slangrast.runtime.host_compiler import HostCompiler, compilers_found, host_compiler, version_text
 from slangrast.runtime.slang_compiler import slangc_path
 
 from .finding import ABSENT, MACHINE, OK, PROBLEM, Finding
@@ -96,10 +96,9 @@ def look_at_compilers() -> list[Finding]:
         used = host_compiler()
     except ShaderError as error:
         fix = "unset SLANGRAST_CXX" if override else TOOLCHAIN
-        text = _first_line(error) if override else "none on PATH, and the CPU engine needs one"
-        return [_found("C++ compiler", PROBLEM, text, fix)]
-    others = [] if override and _complaint(used) is None else _alternatives(used)
+        return [_found("C++ compiler", PROBLEM, _first_line(error).partition(": install ")[0], fix)]
     complaint = _complaint(used)
+    others = [] if override and complaint is None else _alternatives(used)
     if complaint is None:
         findings = [_found("C++ compiler", OK, f"{_describe_compiler(used)}{' (SLANGRAST_CXX)' if override else ''}")]
     else:
@@ -131,18 +130,18 @@ def _program(compiler: HostCompiler) -> str:
 def _complaint(compiler: HostCompiler) -> str | None:
     """Why a compiler cannot make a library of a few lines of C++, or None."""
     with tempfile.TemporaryDirectory(prefix="slangrast-") as folder:
-        source = Path(folder, "program.cpp")
+        source, library = Path(folder, "program.cpp"), Path(folder, "program.so")
         source.write_text(_PROGRAM)
         try:
-            compiler.build(source, Path(folder, "program.so"), _PROGRAM_FLAGS, "a program of three lines")
+            compiler.build(source, library, _PROGRAM_FLAGS, "a program of three lines")
         except (ShaderError, OSError) as error:
             diagnostics = getattr(error, "diagnostics", None)
             return diagnostics[0].message if diagnostics else _last_line(error)
-    return None
+        return None if library.exists() else "it writes no library"
 
 
 def _describe_compiler(compiler: HostCompiler) -> str:
-    text = _run([*compiler.command, "--version"]).stdout
+    text = version_text(compiler.command)
     name = "ziglang: zig c++" if compiler.is_zig else " ".join(compiler.command)
     return f"{name}, {text.splitlines()[0] if text else 'of no known version'}"
 

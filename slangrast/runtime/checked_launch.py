@@ -195,7 +195,7 @@ def _about_tensor(fault: _Fault, argument: _Argument, index: tuple[int, ...], va
     if fault is _Fault.WRONG_DIMENSIONS and value:
         return f"{element} takes elements of {int(value)} values, which the dimensions after the index must hold"
     if fault is _Fault.WRONG_DIMENSIONS:
-        return f"{element} has {len(index)} numbers for {dimensions} dimensions"
+        return f"{element} has {_count(len(index), 'index number')} for {_count(dimensions, 'dimension')}"
     if fault is _Fault.STORED_NOT_FINITE:
         return f"{value} is stored to {element}"
     if fault is _Fault.ADDED_NOT_FINITE:
@@ -241,6 +241,10 @@ def _lanes(mask: int) -> str:
 def _element(name: str, index: tuple[int, ...]) -> str:
     # An index that was negative in the shader arrives as a large number.
     return f"{name}[{', '.join(f'{i} = {i - 2**32}' if i >= 2**31 else str(i) for i in index)}]"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -152,7 +152,13 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
 
 def _identity(command: tuple[str, ...]) -> str:
     """What tells one compiler on one kind of processor from another: -march=native makes the processor count."""
-    return digest(*command, _run([*command, "--version"]).stdout, _processor())
+    return digest(*command, version_text(command), _processor())
+
+
+def version_text(command: Sequence[str]) -> str:
+    """What a compiler says of itself."""
+    with tempfile.TemporaryDirectory(prefix="slangrast-") as folder:  # zig would make one in the user's home
+        return _run([*command, "--version"], {**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder}).stdout
 
 
 def _processor() -> str:

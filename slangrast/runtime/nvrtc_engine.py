@@ -142,7 +142,11 @@ def _open(request: BuildRequest, architectures: Sequence[str], entry: Path) -> N
 
 
 def load_default_cuda_module(request: BuildRequest) -> CudaModule | NvrtcModule:
-    """slangtorch's build of `request`; where nvcc or ninja is missing for one, NVRTC's, which is said once."""
+    """slangtorch's build of `request`. NVRTC's where nvcc or ninja is missing for one, which is said once; and where it
+    is to be quick, since an optimised one will replace it."""
+    if request.quick:
+        with contextlib.suppress(_NvrtcMissingError):
+            return load_nvrtc_module(request)
     try:
         return load_cuda_module(request)
     except MissingProgramError as error:
@@ -150,17 +154,17 @@ def load_default_cuda_module(request: BuildRequest) -> CudaModule | NvrtcModule:
             module = load_nvrtc_module(request)
         except _NvrtcMissingError:
             raise error from None
-        _say_once(f"{error.summary}. Until then, shaders are built by NVRTC (engine='nvrtc').")
+        _say_once(error.summary.partition(":")[0])
         return module
 
 
 @functools.cache
-def _say_once(message: str) -> None:
-    _LOG.warning("slangrast: %s", message)
+def _say_once(what_is_missing: str) -> None:
+    _LOG.warning("slangrast: %s, which is not here: shaders are built by NVRTC (engine='nvrtc')", what_is_missing)
 
 
 class _NvrtcMissingError(ShaderError):
-    """This machine cannot use NVRTC at all."""
+    """This machine lacks what NVRTC needs, for this shader or for all."""
 
 
 def _build(request: BuildRequest, architectures: Sequence[str], folder: Path) -> Iterable[str]:
@@ -203,7 +207,7 @@ def _cuda_headers() -> str:
     """The folder of cuda_fp16.h and its like: in NVIDIA's wheels, a Conda environment, CUDA_HOME or the system."""
     found = importlib.import_module("cuda.pathfinder").find_nvidia_header_directory("cudart")
     if found is None:
-        raise ShaderError(
+        raise _NvrtcMissingError(
             "a shader with half, bfloat16 or float8 needs the headers of the CUDA runtime: pip install "
             "nvidia-cuda-runtime, of the version that torch was built for, or set CUDA_HOME"
         )

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 _LINE_MARK = re.compile(r'^#line (\d+)(?: "(.*)")?$')
 _DECLARATION = re.compile(r"^(?:extern \"C\" )?__(?:device|global)__ (?!static )[^=;]*\)(;?)$")
 _NAME = re.compile(r"\w+$")
+# A reverse step of Slang's library, and how the record that it is given came to be: fields are set, or it is a copy.
+_REVERSE_STEP = re.compile(r"\bs_bwdProp_\w+\(&(\w+)[,)]")
+_RECORD = re.compile(r"^\s*\(&(\w+)\)->\w+ = ")
+_COPY = re.compile(r"^\s*(?:\w+ )?(\w+) = (\w+);$")
+# A call of a wave operation of Slang's library.
+_WAVE_CALL = re.compile(r"\b((?:Wave|Quad)\w+?)_\d+\(")
 
 # Which functions of a DiffTensorView take each element once (in Slang's library, or written by a shader's author), and
 # what they do to it. Those that only call them, s_apply_ and s_bwdProp_, begin otherwise.
@@ -47,6 +55,8 @@ def mark_sites(program: str, *, promises: bool) -> str:
             guards += " slangrast::Caller slangrast_caller(slangrast_site);"
         else:
             _keep_to_shader(lines, function, places)
+            _give_reverse_steps_their_lines(lines, function, places)
+            _give_waves_their_lines(lines, function, places)
         if promises and _STORES_ONCE.match(function.name):
             guards += " slangrast::Promised slangrast_promised(slangrast::Promise::stores_once);"
         if promises and _READS_GRADIENT_ONCE.match(function.name):
@@ -143,3 +153,53 @@ def _keep_to_shader(lines: list[str], function: _Function, places: list[tuple[in
     # What follows the function goes on with the numbers, and the file, that it had.
     line, file = places[function.end]
     lines[function.end] += f'\n#line {line + 1} "{file}"'
+
+
+def _give_reverse_steps_their_lines(lines: list[str], function: _Function, places: list[tuple[int, str]]) -> None:
+    """In a derivative, give each reverse step the line of what it reverses: slangc may have given it a later one.
+
+    That is where the record was made that the step is given.
+    """
+    made: dict[str, tuple[int, str]] = {}
+    copies: dict[str, list[str]] = {}
+    for number in range(function.first, function.end):
+        if (record := _RECORD.match(lines[number])) and _is_shader(places[number][1]):
+            made.setdefault(record[1], places[number])
+        elif copy := _COPY.match(lines[number]):
+            copies.setdefault(copy[1], []).append(copy[2])
+    for number in range(function.first, function.end):
+        if step := _REVERSE_STEP.search(lines[number]):
+            names = [step[1]]
+            for name in names:  # which grows
+                names += [original for original in copies.get(name, []) if original not in names]
+            if origin := next((made[name] for name in names if name in made), None):
+                line, file = places[number + 1]
+                after = f'\n#line {line} "{file}"' if _is_shader(file) else ""
+                lines[number] = f'#line {origin[0]} "{origin[1]}"\n{lines[number]}{after}'
+
+
+def _give_waves_their_lines(lines: list[str], function: _Function, places: list[tuple[int, str]]) -> None:
+    """Give each wave operation its line: slangc loses it where it adds a mask to the call, and the line before is left.
+
+    That is the next line of the shader that has its name and was not yet taken, up to what comes after it in the text.
+    """
+    taken: Counter[tuple[int, str]] = Counter()
+    for number in range(function.first, function.end):
+        line, file = places[number]
+        call = _WAVE_CALL.search(lines[number])
+        if not call or not _is_shader(file):
+            continue
+        after = [places[n] for n in range(number, function.end) if lines[n].strip() and not _LINE_MARK.match(lines[n])]
+        later = next((n for n, other in after if other == file and n > line), None)
+        source = _source_lines(file)[line - 1 : later]
+        uses = [(line + k, text.count(call[1] + "(")) for k, text in enumerate(source)]
+        if found := next((n for n, count in uses if count > taken[n, call[1]]), None):
+            taken[found, call[1]] += 1
+            lines[number] = f'#line {found} "{file}"\n{lines[number]}\n#line {places[number + 1][0]} "{file}"'
+
+
+def _source_lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text(errors="replace").splitlines()
+    except OSError:
+        return []

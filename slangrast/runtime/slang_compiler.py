@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import Diagnostic, ShaderError, parse_slangc_output
+from .slang_service import compile_in_worker
 
 _UNSHARED_TENSOR = re.compile(r"\bTensorView\s*<\s*(?:uint\d?|uint(?:16|32|64)_t\d?|vector\s*<\s*uint[\w, ]*>)\s*>")
 _CONDITIONAL = re.compile(r"^#\s*(if\w*|endif)\b.*$", re.MULTILINE)
@@ -59,9 +60,14 @@ def _version_of(slangc: str) -> str:
 
 def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence[str]) -> SlangOutput:
     """Compile `path` to CUDA text and torch binding; raise `ShaderError` with slangc's diagnostics."""
+    options = compiler_options(defines, include_paths)
+    targets = ["-target", "cuda", "-target", "torch-binding"]
+    compiled = compile_in_worker(slangc_path(), [path, *targets, *options], 2)
+    if compiled and not parse_slangc_output(compiled.diagnostics):
+        prelude, program = _split_prelude(compiled.codes[0])
+        return SlangOutput(program, _only_descriptions(compiled.codes[1]), compiled.dependencies, prelude)
     with tempfile.TemporaryDirectory(prefix="slangrast-") as folder:
         cuda, binding, depfile = (os.path.join(folder, name) for name in ("program.cu", "binding.cpp", "deps"))
-        options = compiler_options(defines, include_paths)
         commands = [
             [slangc_path(), path, "-target", "cuda", "-o", cuda, "-depfile", depfile, *options],
             [slangc_path(), path, "-target", "torch-binding", "-o", binding, *options],

@@ -18,9 +18,9 @@ from .subject import Subject
 
 SHAPES = {
     "sphere": lambda: sr.icosphere(3),
-    "cube": lambda: sr.cube(1.3),
+    "cube": sr.cube,
     "torus": lambda: sr.torus(0.85, 0.38, 48, 24),
-    "plane": lambda: sr.plane(1.8, 1.8, 8, 8),
+    "plane": lambda: sr.plane(columns=8, rows=8),
 }
 _BACKGROUND = 0.07
 _TURN = 14.0  # as large a part of the image as the target is moved by is one in this many
@@ -67,7 +67,7 @@ class Scene:
             raise ValueError(f"watch: size must be from 16 to 1024 pixels, got {size}")
         self.subject = subject
         self.size = size
-        mesh = SHAPES[shape]() if shape in SHAPES else _in_unit_size(sr.load_mesh(Path(shape)))
+        mesh = _in_unit_size(SHAPES[shape]() if shape in SHAPES else sr.load_mesh(Path(shape)))
         self.triangles = mesh.triangles
         normals = mesh.vertex_normals()
         colors = 0.5 + 0.5 * normals if mesh.vertex_colors is None else mesh.vertex_colors[:, :3]
@@ -115,8 +115,8 @@ class Scene:
     def render(self, values: Mapping[str, float]) -> Rendering:
         """Render with the values of all sliders.
 
-        The loss compares the image with itself moved a little to the right, so that a right gradient draws what is
-        seen of the mesh to the right.
+        The loss compares the image with itself moved a little to the right: a gradient of the right sign draws every
+        edge in it rightwards, if not along itself.
         """
         leaves = {name: torch.tensor(float(value), requires_grad=True) for name, value in values.items()}
         formulas: dict[str, Any] = {self.subject.kind: self._formula(leaves)} if self.subject.kind else {}

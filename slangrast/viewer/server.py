@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         self._send_headers("text/event-stream")
         self.end_headers()
-        seen = 0
+        seen = -1
         try:
             while True:
                 number, text = self.session.next_state(seen, _SECONDS_BETWEEN_SIGNS_OF_LIFE)

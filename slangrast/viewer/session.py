@@ -88,6 +88,8 @@ class Session:
                 with self._changed:
                     values, sliders = dict(self._values), list(self._sliders)
                 rendering = self._scene.render(values)
+                if "pictures" not in self._state:  # the first has compiled as well: time another
+                    rendering = self._scene.render(values)
                 self._publish(_shown(rendering, sliders, values), error=None)
             except ShaderError as error:
                 self._show_error(error)

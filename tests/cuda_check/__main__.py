@@ -66,6 +66,9 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
         modules[" ".join(words)] = lambda like, one=one, channels=channels: one.module(channels, like)
     for one in (variants[0][0], variants[3][0]):
         modules[f"bin {one.choices[0].struct}"] = lambda like, one=one: op_module("bin", like, choices=one.shape)
+    for name, peel in (("rasterize", False), ("rasterize peeling", True)):
+        modules[name] = lambda like, peel=peel: op_module("rasterize", like, {"PEEL": peel})
+    modules["interpolate"] = lambda like: op_module("interpolate", like)
 
     shaders = {file.stem for file in shader_folder().glob("*.slang") if "[CUDAKernel]" in file.read_text()}
     covered = {choice.struct for one, _ in variants for choice in one.choices}

@@ -94,6 +94,14 @@ def point_on_face(direction: Tensor, face: Tensor) -> Tensor:
     return torch.stack([sc / ma, tc / ma], dim=-1) / 2 + 0.5
 
 
+def direction_to(face: int, right: Tensor, down: Tensor) -> Tensor:
+    """[..., 3] to the plane of a face, where its own square is from -1 to 1."""
+    direction = torch.zeros(*right.shape, 3, dtype=right.dtype)
+    for value, (component, sign) in zip((right, down, 1.0), FACES[face], strict=True):
+        direction[..., component] = sign * value
+    return direction
+
+
 def step_on_face(direction: Tensor, step: Tensor, face: Tensor) -> Tensor:
     """[..., 2] The change of `point_on_face`, by the quotient rule."""
     place, change = components(direction, face), components(step, face)
@@ -101,16 +109,13 @@ def step_on_face(direction: Tensor, step: Tensor, face: Tensor) -> Tensor:
 
 
 def with_borders(cube: Tensor) -> Tensor:
-    """[N, 6, S + 2, S + 2, C] Faces and the texels around them; beyond a corner the mean of the three that meet there."""
+    """[N, 6, S + 2, S + 2, C] Faces and the texels around them; at a corner the mean of the three that meet there."""
     size = cube.shape[2]
     places = torch.arange(-1, size + 1, dtype=torch.float64)
     padded = []
-    for index, row in enumerate(FACES):
-        grid = torch.ones(size + 2, size + 2, 3, dtype=torch.float64)
-        for value, (component, sign) in zip(torch.meshgrid(places, places, indexing="xy"), row[:2], strict=True):
-            grid[..., component] = sign * ((2 * value + 1) / size - 1)
-        component, sign = row[2]
-        grid[..., component] = sign
+    for index in range(6):
+        down, right = torch.meshgrid(places, places, indexing="ij")
+        grid = direction_to(index, (2 * right + 1) / size - 1, (2 * down + 1) / size - 1)
         face = face_of(grid)
         face[1:-1, 1:-1] = index
         texel = (point_on_face(grid, face) * size).long().clamp(0, size - 1)

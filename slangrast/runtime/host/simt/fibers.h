@@ -495,9 +495,9 @@ SLANGRAST_INLINE Taken take_part(
         leave_thread();
     }
     fiber.state = State::in_wave;
-    if (manner == Manner::whoever || !block.try_operation(fiber))
-        block.wait(State::in_wave);
-    fiber.state = State::ready;
+    if (manner != Manner::whoever)
+        block.try_operation(fiber);
+    block.wait(fiber.state); // even if all are there: then they go on in the order of their numbers
     return taken;
 }
 
