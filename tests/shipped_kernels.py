@@ -1,0 +1,119 @@
+"""Small scenes that together launch every shipped kernel and every derivative: for engines that check as they run.
+
+`python -m tests.shipped_kernels` runs them all, and prints the kernels that ran.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+import slangrast as sr
+from slangrast import load_module
+from slangrast.runtime.cpu_engine import CpuModule
+from slangrast.runtime.shader_paths import shader_folder
+
+RESOLUTION = (19, 37)
+
+
+def soft_color(dtype: torch.dtype) -> list[torch.Tensor]:
+    """Two views of a sphere: soft colour, depth and silhouette."""
+    vertices, colors = _mesh(dtype)
+    sigma = torch.tensor(2e-3, dtype=dtype, requires_grad=True)
+    image = sr.soft_rasterize(_project(vertices), _SPHERE.triangles, colors, RESOLUTION, sigma=sigma)
+    return _with_gradients([image.color, image.silhouette, image.depth], [vertices, colors, sigma])
+
+
+def soft_silhouette(dtype: torch.dtype) -> list[torch.Tensor]:
+    vertices, _ = _mesh(dtype)
+    silhouette = sr.soft_silhouette(_project(vertices), _SPHERE.triangles, RESOLUTION, sigma=2e-3)
+    return _with_gradients([silhouette], [vertices])
+
+
+def nearest_color(dtype: torch.dtype) -> list[torch.Tensor]:
+    """Aggregations that keep a winner for each pixel."""
+    vertices, colors = _mesh(dtype)
+    image = sr.soft_rasterize(
+        _project(vertices), _SPHERE.triangles, colors, RESOLUTION, sigma=2e-3, aggregation="hard", silhouette="max"
+    )
+    return _with_gradients([image.color, image.silhouette, image.depth], [vertices, colors])
+
+
+def textured(dtype: torch.dtype) -> list[torch.Tensor]:
+    """Rasterize, interpolate with derivatives, and look up a texture in its mip stack."""
+    vertices, _ = _mesh(dtype)
+    generator = torch.Generator().manual_seed(5)
+    uv = torch.rand(len(vertices), 2, generator=generator).to(dtype).requires_grad_()
+    image = torch.rand(16, 8, 3, generator=generator).to(dtype).requires_grad_()
+    geometry = sr.rasterize(_project(vertices), _SPHERE.triangles, RESOLUTION)
+    at, slopes = sr.interpolate(geometry, uv, derivatives=True)
+    color = sr.texture(image, at, uv_derivatives=slopes, filter="linear_mipmap_linear")
+    return _with_gradients([color, geometry.depth, geometry.barycentric_derivatives], [vertices, uv, image])
+
+
+SCENES: dict[str, Callable[[torch.dtype], list[torch.Tensor]]] = {
+    scene.__name__: scene for scene in (soft_color, soft_silhouette, nearest_color, textured)
+}
+
+_SPHERE = sr.icosphere(1)
+_CAMERA = sr.Camera.orbit(3.0, 20.0, torch.tensor([10.0, 100.0]), fov_degrees=45)
+
+
+def all_kernels() -> set[str]:
+    """Every kernel of the shipped shaders, and every derivative that is not its kernel's own automatic one."""
+    files = [path.stem for path in shader_folder().glob("*.slang") if "CUDAKernel" in path.read_text()]
+    found = set()
+    for file in files:
+        module = load_module(file, device="cpu")
+        for name, family in module._any_build().families.items():
+            found |= {name} | ({f"{name}.bwd"} if family.backward_derivative else set())
+    return found
+
+
+@contextmanager
+def recorded_kernels() -> Iterator[set[str]]:
+    """The names of the kernels that are launched meanwhile, with .bwd behind those of their derivatives."""
+    launched: set[str] = set()
+    launch = CpuModule.launch
+
+    def record(self: CpuModule, entry: object, *arguments: object) -> None:
+        for name, family in self.families.items():
+            launched.update({name} if entry is family.primal else ())
+            launched.update({f"{name}.bwd"} if entry is family.backward_derivative else ())
+        launch(self, entry, *arguments)
+
+    CpuModule.launch = record
+    try:
+        yield launched
+    finally:
+        CpuModule.launch = launch
+
+
+def _mesh(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    vertices = _SPHERE.vertices.to(dtype).clone().requires_grad_()
+    colors = torch.rand(len(vertices), 3, generator=torch.Generator().manual_seed(3)).to(dtype).requires_grad_()
+    return vertices, colors
+
+
+def _project(vertices: torch.Tensor) -> torch.Tensor:
+    return _CAMERA.project(vertices).to(vertices.dtype)
+
+
+def _with_gradients(outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The outputs, and the gradients of a weighted sum of them."""
+    generator = torch.Generator().manual_seed(7)
+    weights = [torch.rand(output.shape, generator=generator).to(output.dtype) for output in outputs]
+    sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).backward()
+    return [tensor.detach() for tensor in outputs] + [tensor.grad for tensor in inputs]
+
+
+if __name__ == "__main__":
+    with recorded_kernels() as launched:
+        for scene in SCENES.values():
+            for tensor in scene(torch.float32):
+                assert tensor.isfinite().all(), scene.__name__
+    print(*sorted(launched))
+    sys.exit(launched < all_kernels())
