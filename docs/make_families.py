@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.patches import Polygon
 
 import slangrast as sr
 
@@ -57,8 +58,8 @@ def draw_falloffs() -> None:
             axis.plot(x, d, color="tab:blue", linestyle=style, label=label)
         if len(members) > 1:
             side = "center right" if "reversed" in name else "center left"  # where nothing happens
-            axis.legend(fontsize=8, loc=side, frameon=False, handlelength=1.2, borderaxespad=0)
-        axis.set_title(name, fontsize=10)
+            axis.legend(fontsize=7, loc=side, frameon=False, handlelength=1.1, borderaxespad=0)
+        axis.set_title(name, fontsize=9)
         axis.set(ylim=(-0.05, 1.1), xlim=(-REACH, REACH), xticks=[-4, 0, 4], yticks=[0, 0.5, 1])
         axis.grid(color="0.9")
     figure.legend(
@@ -87,6 +88,8 @@ def draw_silhouettes() -> None:
         image = sr.soft_silhouette(positions, triangles, (SIZE, SIZE), sigma=0.03, silhouette=silhouette)[0]
         rows = torch.linspace(1 - 1 / SIZE, -1 + 1 / SIZE, SIZE)
         shown = axis.contourf(-rows, rows, image, levels=[k / 10 for k in range(11)], cmap="viridis")
+        for corners in positions[triangles, :2]:
+            axis.add_patch(Polygon(corners.numpy(), fill=False, edgecolor="white", linewidth=0.5))
         axis.set_aspect("equal")
         axis.set_title(name if p is None else f"{name}, p = {p:g}", fontsize=10)
         axis.set_axis_off()

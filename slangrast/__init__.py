@@ -1,6 +1,7 @@
 """slangrast: a differentiable triangle rasterizer whose every formula is a differentiable Slang function."""
 
 from . import debug, losses, shading
+from .antialias import antialias
 from .camera import Camera, transform
 from .fitting import FitProgress, FitResult, FitSettings, fit
 from .formulas import Formula
@@ -32,6 +33,7 @@ __all__ = [
     "texture",
     # geometry at pixels
     "GeometryBuffer",
+    "antialias",
     "interpolate",
     "peel",
     "rasterize",

@@ -18,10 +18,11 @@ from .runtime.shader_paths import shader_folder
 
 @dataclass(frozen=True)
 class Shipped:
-    """A struct in shaders/, with the values that its fields have where none are given."""
+    """A struct in shaders/: the values that its fields have where none are given, and between what they must be."""
 
     struct: str
     defaults: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 COVERAGES = {
@@ -46,8 +47,8 @@ FALLOFFS = {
     "gumbel_min": Shipped("GumbelMin"),
     "exponential": Shipped("Exponential", {"shift": 0.0}),
     "exponential_reversed": Shipped("ExponentialReversed", {"shift": 0.0}),
-    "gamma": Shipped("Gamma", {"p": 2.0, "shift": 0.0}),
-    "gamma_reversed": Shipped("GammaReversed", {"p": 2.0, "shift": 0.0}),
+    "gamma": Shipped("Gamma", {"p": 2.0, "shift": 0.0}, {"p": (0.1, 100.0)}),
+    "gamma_reversed": Shipped("GammaReversed", {"p": 2.0, "shift": 0.0}, {"p": (0.1, 100.0)}),
     "levy": Shipped("Levy", {"shift": 0.0}),
     "levy_reversed": Shipped("LevyReversed", {"shift": 0.0}),
 }
@@ -61,12 +62,12 @@ SILHOUETTES = {
     "max": Shipped("Largest"),
     "sum": Shipped("ClampedSum"),
     "einstein": Shipped("Einstein"),
-    "hamacher": Shipped("Hamacher", {"p": 0.5}),
-    "frank": Shipped("Frank", {"p": 4.0}),
-    "yager": Shipped("Yager", {"p": 2.0}),
-    "aczel_alsina": Shipped("AczelAlsina", {"p": 2.0}),
-    "dombi": Shipped("Dombi", {"p": 2.0}),
-    "schweizer_sklar": Shipped("SchweizerSklar", {"p": -1.0}),
+    "hamacher": Shipped("Hamacher", {"p": 0.5}, {"p": (1e-6, 1e6)}),
+    "frank": Shipped("Frank", {"p": 4.0}, {"p": (1e-4, 1e4)}),
+    "yager": Shipped("Yager", {"p": 2.0}, {"p": (1e-2, 8.0)}),
+    "aczel_alsina": Shipped("AczelAlsina", {"p": 2.0}, {"p": (1e-2, 8.0)}),
+    "dombi": Shipped("Dombi", {"p": 2.0}, {"p": (1e-2, 4.0)}),
+    "schweizer_sklar": Shipped("SchweizerSklar", {"p": -1.0}, {"p": (-4.0, -0.01)}),
 }
 FRAGMENTS = {
     "lambert": Shipped("Lambert"),
@@ -138,6 +139,7 @@ def choose_formula(caller: str, kind: str, value: str | Formula) -> tuple[Choice
     if name in KINDS[kind].shipped:
         shipped = KINDS[kind].shipped[name]
         has_fields = bool(shipped.defaults) or kind == "fragment"
+        _check_ranges(caller, kind, name, given, shipped.ranges)
         return Choice(kind, shipped.struct, has_fields=has_fields), {**shipped.defaults, **given}
     file, separator, struct = name.rpartition(":")
     if not separator or not file.endswith(".slang") or not struct.isidentifier():
@@ -147,6 +149,20 @@ def choose_formula(caller: str, kind: str, value: str | Formula) -> tuple[Choice
     if not os.path.isfile(file):
         raise FileNotFoundError(f"{caller}: {kind} names {name!r}, but there is no file {os.path.abspath(file)}")
     return Choice(kind, struct, str(Path(file).resolve())), given
+
+
+def _check_ranges(
+    caller: str, kind: str, name: str, given: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]
+) -> None:
+    """On CUDA a look at the values would stall the device, and is left out."""
+    for key in ranges.keys() & given.keys():
+        value, (low, high) = given[key], ranges[key]
+        if isinstance(value, torch.Tensor) and (value.device.type != "cpu" or not value.is_floating_point()):
+            continue
+        values = value.detach().flatten().tolist() if isinstance(value, torch.Tensor) else [value]
+        wrong = [one for one in values if isinstance(one, (int, float)) and not low <= one <= high]
+        if wrong:
+            raise ValueError(f"{caller}: {key} of {kind} {name!r} must be in [{low:g}, {high:g}], got {wrong[0]:g}")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def texture(
         uv: [N, H, W, 2] float, for one image or as many as `image`; with wrap "cube" a direction [N, H, W, 3] of any
             length. Differentiable but with filter "nearest".
         uv_derivatives: [N, H, W, 4] or [N, H, W, 2, 2] float: du/dX, du/dY, dv/dX, dv/dY, X and Y in pixels; with wrap
-            "cube" [N, H, W, 6] or [N, H, W, 3, 2]. Differentiable with filter "linear_mipmap_linear".
+            "cube" [N, H, W, 6] or [N, H, W, 3, 2]. `interpolate(geometry, uv, derivatives=True)` gives them with uv.
+            Differentiable with filter "linear_mipmap_linear".
         filter: "nearest" takes the texel that holds the point; "linear" weighs the four around it; the others do so in
             the mip stack, "linear_mipmap_nearest" in the level nearest to the level of detail, "linear_mipmap_linear"
             in the two around it.

@@ -248,6 +248,11 @@ def attempt(**options: object) -> None:
             ValueError,
             "at most 16, got .* gives 17",
         ),
+        (
+            {"silhouette": Formula("yager", p=-1.0)},
+            ValueError,
+            r"'yager' must be in \[0.01, 8\], got -1",
+        ),
         ({"coverage": 3}, TypeError, "coverage must be a name, 'file.slang:Struct' or a Formula, got 3"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,

@@ -133,7 +133,8 @@ def test_imports_from_the_folder_the_include_paths_and_the_shipped_shaders(tmp_p
     (tmp_path / "text.h").write_text("#define TEXT 4000\n")
     shader = tmp_path / "main file.slang"
     value = "beside() + deep() + included() + TEXT + 10000 * step.evaluate(0.0).value"
-    imports = 'import beside;\nimport nested.deep;\nimport included;\nimport coverage;\n#include "text.h"\nstatic Logistic step;\n'
+    imports = 'import beside;\nimport nested.deep;\nimport included;\nimport coverage;\n#include "text.h"\n'
+    imports += "static Logistic step;\n"
     shader.write_text(imports + KERNEL.format(value))
     module = load_module(shader, device=device, include_paths=[tmp_path / "other folder"])
     assert filled(module, device) == 9321

@@ -62,6 +62,11 @@ def test_the_examples_run_and_their_gradients_are_true(examples: Path) -> None:
     assert torch.autograd.gradcheck(render, parameters, eps=1e-6, atol=1e-6, rtol=1e-6, nondet_tol=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shipped_formula_is_in_the_readme(kind: str) -> None:
+    assert all(f"`{name}`" in README for name in KINDS[kind].shipped)
+
+
 def test_every_shader_is_in_the_readme() -> None:
     internal = {"tensors", "formulas", "describe_formula", "special_functions"}
     assert all(file.name in README for file in shader_folder().glob("*.slang") if file.stem not in internal)

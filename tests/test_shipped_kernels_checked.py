@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from slangrast import debug
 
-from .shipped_kernels import SCENES, all_kernels, recorded_kernels
+from .shipped_kernels import SCENES, all_kernels, recorded_kernels, slangc_once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_run_of_slangc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with slangc_once(tmp_path_factory.mktemp("slangc")):
+        yield
 
 
 @pytest.mark.slow
@@ -22,6 +30,6 @@ def test_shipped_kernels_have_no_fault_and_the_same_results(simt: bool) -> None:
             with debug.checked(simt=simt):
                 results = scene(dtype)
             rtol, atol = (1e-9, 1e-12) if dtype == torch.float64 else (1e-3, 1e-5)
-            for k, (got, wanted) in enumerate(zip(results, expected, strict=True)):
-                torch.testing.assert_close(got, wanted, rtol=rtol, atol=atol, msg=lambda m, k=k: f"{name}[{k}]: {m}")
+            for got, wanted in zip(results, expected, strict=True):
+                torch.testing.assert_close(got, wanted, rtol=rtol, atol=atol)
     assert all_kernels() <= launched

@@ -241,6 +241,17 @@ def test_derivatives_by_rows_and_flat() -> None:
         assert torch.equal(sr.texture(**{**arguments, "uv_derivatives": by_rows}), sr.texture(**arguments))
 
 
+def test_a_rendered_square_shows_the_texture_upright_at_its_own_resolution() -> None:
+    """A square that fills 16 x 16 pixels shows level 2 of a texture of 64 x 64, through rasterize and interpolate."""
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    positions = torch.cat([2 * corners - 1, torch.zeros(4, 1), torch.ones(4, 1)], dim=1)
+    geometry = sr.rasterize(positions, torch.tensor([[0, 1, 2], [0, 2, 3]]), (16, 16))
+    uv, steps = sr.interpolate(geometry, corners, derivatives=True)
+    stack = sr.mip_stack(numbers(11, 64, 64, 3).float())
+    found = sr.texture(stack, uv, uv_derivatives=steps, filter="linear_mipmap_linear")
+    assert largest_error(found, stack.level(2)) <= 1e-5
+
+
 def test_fewer_levels() -> None:
     image = numbers(3, 8, 8, 1)
     stack = sr.mip_stack(image, levels=2)

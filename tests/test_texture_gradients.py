@@ -302,14 +302,18 @@ def test_where_both_steps_are_as_long() -> None:
 @in_both_precisions
 @in_every_wrap
 def test_steps_of_nothing_and_steps_too_long(wrap: str, dtype: torch.dtype) -> None:
-    """Below and above all levels there is no derivative, and no NaN."""
-    arguments = cast(lookup(TRILINEAR, wrap), "cpu", dtype)
-    for size in (0.0, 1e-30, 1e25, torch.finfo(dtype).max):
-        steps = torch.full_like(arguments["uv_derivatives"], size)
-        arguments, leaves = differentiable({**arguments, "uv_derivatives": steps})
-        found = gradients(sr.texture(**arguments), leaves)
-        assert all(gradient.isfinite().all() for gradient in found.values())
-        assert not found["uv_derivatives"].any() and not found["mip_bias"].any() and found["image"].any()
+    """Below and above all levels colours are those of the first and the last; there is no derivative, and no NaN."""
+    for filter in (TRILINEAR, "linear_mipmap_nearest"):
+        given = cast(lookup(filter, wrap), "cpu", dtype)
+        without = {key: value for key, value in given.items() if key != "uv_derivatives"}
+        for size, level in [(0.0, -99.0), (1e-30, -99.0), (1e25, 99.0), (torch.finfo(dtype).max, 99.0)]:
+            steps = size * (2 * numbers(29, *given["uv_derivatives"].shape).to(dtype) - 1)
+            arguments, leaves = differentiable({**given, "uv_derivatives": steps})
+            color = sr.texture(**arguments)
+            assert largest_error(color, sr.texture(**{**without, "mip_bias": level})) <= 1e-6
+            found = gradients(color, leaves)
+            assert all(gradient.isfinite().all() for gradient in found.values())
+            assert not found["uv_derivatives"].any() and not found["mip_bias"].any() and found["image"].any()
 
 
 # Broken input

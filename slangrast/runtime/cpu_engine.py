@@ -101,6 +101,8 @@ def load_cpu_module(request: BuildRequest) -> CpuModule:
     if request.is_checked:
         request = dataclasses.replace(request, quick=False)  # there is no faster build to come
     compiler = host_compiler()
+    if request.sanitizer:
+        require_runtime(request.sanitizer, compiler.command)
     if request.quick:
         optimised = dataclasses.replace(request, quick=False)
         if entry := find(_key(optimised, compiler), request.searched_folders()):
@@ -125,8 +127,6 @@ def _open(request: BuildRequest, entry: Path) -> CpuModule:
         return loaded
     program = (entry / "program.cu").read_text()
     families = read_signatures(program, (entry / "binding.txt").read_text(), float64=request.float64)
-    if request.sanitizer:
-        require_runtime(request.sanitizer, host_compiler().command)
     library = ctypes.CDLL(str(entry / "module.so"))
     module = CpuModule(entry.name, files_of(entry), families, library, program, request)
     module.quick = request.quick

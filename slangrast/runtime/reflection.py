@@ -11,7 +11,8 @@ from typing import Any
 
 from .cache import find_or_build
 from .request import BuildRequest
-from .slang_compiler import compiler_options, read_depfile, run_slangc
+from .slang_compiler import compiler_options, read_depfile, run_slangc, slangc_path
+from .slang_service import compile_in_worker
 
 
 def parameters_of(request: BuildRequest, entry: str) -> dict[str, Any]:
@@ -22,13 +23,16 @@ def parameters_of(request: BuildRequest, entry: str) -> dict[str, Any]:
     """
 
     def build(folder: Path) -> Iterable[str]:
+        options = compiler_options(request.defines, request.include_paths)
+        arguments = ["-target", "cuda", "-entry", entry, "-stage", "compute", *options]
+        if compiled := compile_in_worker(slangc_path(), [request.path, *arguments], 1, reflection=True):
+            (folder / "reflection.json").write_text(compiled.reflection)
+            return compiled.dependencies
         with tempfile.TemporaryDirectory(prefix="slangrast-") as scratch:
             depfile = os.path.join(scratch, "deps")
             run_slangc(
-                request.path, "-target", "cuda", "-entry", entry, "-stage", "compute",
-                "-o", os.path.join(scratch, "program.cu"), "-depfile", depfile,
+                request.path, *arguments, "-o", os.path.join(scratch, "program.cu"), "-depfile", depfile,
                 "-reflection-json", str(folder / "reflection.json"),
-                *compiler_options(request.defines, request.include_paths),
             )  # fmt: skip
             return read_depfile(depfile)
 

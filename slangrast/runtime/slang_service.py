@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .errors import ShaderError, parse_slangc_output
+
 _WORKER = Path(__file__).with_name("slang_worker.py")
+# What slangc takes for granted and its library does not.
+_DEFAULTS = ("-matrix-layout-column-major",)
 
 
 @dataclass(frozen=True)
@@ -23,27 +27,35 @@ class Compiled:
     codes: tuple[str, ...]
     dependencies: tuple[str, ...]
     reflection: str
-    diagnostics: str
 
 
 def compile_in_worker(slangc: str, arguments: list[str], targets: int, reflection: bool = False) -> Compiled | None:
-    """Compile in a worker. None where that did not succeed, for whatever reason: slangc itself then says why, or succeeds.
+    """Compile in a worker. None where that does not work out, for whatever reason: slangc itself will say why.
 
     Args:
         slangc: the program, beside which its library must lie.
-        arguments: as slangc takes them, without files to write to.
+        arguments: as slangc takes them, the shader first, without files to write to.
         targets: how many `-target` there are among them.
         reflection: whether the parameters of an entry point are asked for as well.
+
+    Raises:
+        ShaderError: the shader is wrong at a place that is known.
     """
     library = next(iter(sorted(Path(slangc).parent.glob("libslang-compiler.so*"))), None)
     if library is None:
         return None
-    job = {"arguments": arguments, "targets": targets, "reflection": reflection}
+    job = {"arguments": [*arguments, *_DEFAULTS], "targets": targets, "reflection": reflection}
     answer = _workers.ask(str(library), json.dumps(job))
-    if answer is None or None in answer["codes"] or (reflection and answer["reflection"] is None):
+    if answer is None:
+        return None
+    errors = parse_slangc_output(answer["diagnostics"])
+    if errors and errors[0].line:
+        raise ShaderError(f"slangc could not compile {arguments[0]}", errors, answer["diagnostics"])
+    if errors or None in answer["codes"] or (reflection and answer["reflection"] is None):
+        _workers.end_all()  # it may have gone wrong inside
         return None
     files = dict.fromkeys(map(os.path.realpath, answer["dependencies"]))
-    return Compiled(tuple(answer["codes"]), tuple(files), answer["reflection"] or "", answer["diagnostics"])
+    return Compiled(tuple(answer["codes"]), tuple(files), answer["reflection"] or "")
 
 
 class _Workers:
@@ -77,8 +89,7 @@ class _Workers:
         if library != self._library:
             self.end_all()
             self._library = library
-        while self._idle:
-            worker = self._idle.pop()
+        while worker := self._pop():
             if worker.poll() is None:
                 return worker
             self._end(worker)  # it had nothing to do for a while
@@ -87,9 +98,16 @@ class _Workers:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
+    def _pop(self) -> subprocess.Popen[str] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
     def end_all(self) -> None:
-        while self._idle:
-            self._end(self._idle.pop())
+        """End those that are idle."""
+        while worker := self._pop():
+            self._end(worker)
 
     def _end(self, worker: subprocess.Popen[str] | None) -> None:
         if worker is not None:

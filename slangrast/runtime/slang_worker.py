@@ -1,8 +1,8 @@
 """A process that compiles one shader after another: `python slang_worker.py LIBRARY`, a job a line on standard input.
 
 slangc spends most of a short compile on its own start, and needs another run for each kind of text. Here the compiler
-starts once and a job's shader is read once for all that is asked of it. It stands alone, without the package, so that it
-starts in no time; and it is a process of its own, because the compiler may crash.
+starts once and a job's shader is read once for all that is asked of it. It stands alone, without the package, so that
+it starts in no time; and it is a process of its own, because the compiler may crash.
 
     job     {"arguments": [...], "targets": 2, "reflection": false}
     answer  {"codes": [...], "dependencies": [...], "reflection": ..., "diagnostics": "..."}; null for what was not made
@@ -76,7 +76,7 @@ def _take_text(blob: ctypes.c_void_p) -> str:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; the end of its pipe ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; with it ends the pipe
     compiler = Compiler(sys.argv[1])
     while select.select([sys.stdin], [], [], _SECONDS_IDLE)[0]:
         line = sys.stdin.readline()

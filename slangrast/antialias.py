@@ -1,0 +1,136 @@
+"""Visibility edges between the pixels of a geometry buffer: blended, or followed by gradients. The kernels are those of
+shaders/antialias.slang."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .arguments import Scene, _check_float, _computed_in, _show, check_image_size
+from .edge_rings import edge_rings_of
+from .op_modules import op_module
+from .rasterize import GeometryBuffer, run_of
+from .runtime import Module
+
+
+def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: bool = True) -> torch.Tensor:
+    """Blend the colours of neighbouring pixels where a silhouette passes between them.
+
+    Of two neighbours that see different triangles, the nearer one's triangle is looked at. If it ends between the two
+    pixel centres, at s of the way from the first to the second (0 to 1), at an edge that is a silhouette, then the
+    share 0.5 - s is blended: where it is positive, the first takes that share of the second's colour; where it is
+    negative, the second takes the share s - 0.5 of the first's. That is the area of each pixel on either side, for an
+    upright or level edge, and near it for others. An edge is blended along rows or columns, whichever it crosses more
+    steeply, so that no part of it is blended twice.
+
+    An edge is a silhouette where nothing of the surface lies on its other side on the screen: one triangle alone has
+    the edge, or those that share it lie on one side of it. Edges where triangles pass through each other are not found,
+    nor are silhouettes whose triangle no pixel beside them sees: for both, see `edge_gradients`.
+
+    Args:
+        image: [N, H, W, C] float, any C: colours of the pixels of `geometry`. Differentiable.
+        geometry: what `rasterize` or `peel` returned. Gradients reach x, y and w of its positions, through the places
+            at which edges cross. Which edges do, is a step function of the positions.
+        by_position: True to take vertices at equal positions for one, so that a seam of texture coordinates is no
+            silhouette; equal means to the last bit, in every image. False to tell vertices apart by their indices.
+
+    Returns:
+        [N, H, W, C]. The same to the last bit in every run; the gradients of positions are the same but for rounding.
+
+    Raises:
+        ValueError: image has not the shape of `geometry`, or is on another device.
+        TypeError: an argument is not of the type above.
+
+    Triangles that pass through the eye are treated exactly: what counts is the part before the eye. Where an edge ends
+    at the near or far plane nothing is blended. An empty pixel is farther than any other.
+    """
+    name = "antialias"
+    dtype = _check_image(name, image, geometry)
+    if not isinstance(by_position, bool):
+        raise TypeError(f"{name}: by_position must be True or False, got {by_position!r}")
+    outlines = _find_outlines(name, geometry, by_position)
+    return _Blend.apply(geometry.positions, _computed_in(image), geometry.triangles, outlines).to(dtype)
+
+
+def _check_image(name: str, image: Any, geometry: Any) -> torch.dtype:
+    if not isinstance(geometry, GeometryBuffer):
+        raise TypeError(
+            f"{name}: geometry must be a GeometryBuffer, as rasterize returns, got {type(geometry).__name__}"
+        )
+    dtype = _check_float(name, "image", image)
+    shape = tuple(geometry.triangle_id.shape)
+    if image.dim() != 4 or tuple(image.shape[:3]) != shape:
+        raise ValueError(
+            f"{name}: image must be [N, H, W, C] float with N, H, W = {shape} like geometry, got {_show(image)}"
+        )
+    if image.device != geometry.triangle_id.device:
+        raise ValueError(
+            f"{name}: image must be on {geometry.triangle_id.device} like geometry, got a tensor on {image.device}"
+        )
+    kind = geometry.positions.dtype
+    if (dtype == torch.float64) != (kind == torch.float64):
+        raise ValueError(f"{name}: image must be {str(kind)[6:]} like positions, got {_show(image)}")
+    scene = Scene(geometry.positions, geometry.triangles, geometry.resolution, kind)
+    check_image_size(name, scene, image.shape[-1])
+    return dtype
+
+
+def _find_outlines(name: str, geometry: GeometryBuffer, by_position: bool) -> torch.Tensor:
+    """[N, H, W, 2] int32: the half-edge between a pixel and the next on the right, and the one below; -1 for none."""
+    positions, triangle_id = geometry.positions.detach(), geometry.triangle_id
+    module = op_module("antialias", positions)
+    outlines = torch.empty((*triangle_id.shape, 2), dtype=torch.int32, device=positions.device)
+    launch = module.find_outlines(
+        positions=positions, triangles=geometry.triangles, ranges=geometry.ranges,
+        edge_rings=edge_rings_of(name, geometry.triangles, positions, by_position),
+        triangle_id=triangle_id, depth=geometry.depth.detach(), out_outlines=outlines,
+    )  # fmt: skip
+    module.launch(launch, over=_runs(module, triangle_id))
+    return outlines
+
+
+class _Blend(torch.autograd.Function):
+    """Silhouettes blended into an image, by shaders/antialias.slang.
+
+    Tensors: positions [M, V, 4], image [N, H, W, C] (both differentiable), triangles [F, 3], outlines [N, H, W, 2] ->
+    image [N, H, W, C] (differentiable).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: torch.Tensor, image: torch.Tensor, triangles: torch.Tensor, outlines: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(positions, image, triangles, outlines)
+        ctx.module = module = op_module("antialias", positions)
+        blended = torch.empty_like(image, memory_format=torch.contiguous_format)
+        launch = module.blend_outlines(
+            positions=positions, triangles=triangles, outlines=outlines, image=image, out_image=blended
+        )
+        module.launch(launch, over=_runs(module, outlines))
+        return blended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_blended: torch.Tensor) -> Any:
+        positions, image, triangles, outlines = ctx.saved_tensors
+        grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
+        grad_image = torch.empty_like(image, memory_format=torch.contiguous_format)
+        launch = ctx.module.blend_outlines.bwd(
+            positions=(positions, grad_positions), triangles=triangles, outlines=outlines,
+            image=(image, grad_image), out_image=(grad_blended, grad_blended),  # the colours themselves are not read
+        )  # fmt: skip
+        ctx.module.launch(launch, over=_runs(ctx.module, outlines))
+        grad_triangles = grad_outlines = None
+        return (
+            grad_positions if ctx.needs_input_grad[0] else None,
+            grad_image if ctx.needs_input_grad[1] else None,
+            grad_triangles, grad_outlines,
+        )  # fmt: skip
+
+
+def _runs(module: Module, per_pixel: torch.Tensor) -> tuple[int, int, int]:
+    """The threads that go through all pixels of [N, H, W, ...], each through a run of them."""
+    images, height, width = per_pixel.shape[:3]
+    return -(-width // run_of(module)), height, images

@@ -1,0 +1,115 @@
+"""Workers that compile: they say what slangc says, and nothing depends on their being there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slangrast import ShaderError
+from slangrast.runtime import slang_compiler, slang_service
+from slangrast.runtime.slang_compiler import compile_slang, compiler_options, slangc_path
+from slangrast.runtime.slang_service import compile_in_worker
+
+REPOSITORY = Path(__file__).parent.parent
+SHADERS = Path(__file__).parent / "shaders"
+FILL = "[AutoPyBindCUDA][CUDAKernel]\nvoid fill(TensorView<float> y) { y[0] = VALUE; }\n"
+
+
+@pytest.fixture
+def shader(tmp_path: Path) -> str:
+    path = tmp_path / "fill.slang"
+    path.write_text(FILL)
+    return str(path)
+
+
+def compile_with(shader: str, value: str = "1") -> slang_service.Compiled | None:
+    options = ["-target", "cuda", "-target", "torch-binding", *compiler_options({"VALUE": value}, ())]
+    return compile_in_worker(slangc_path(), [shader, *options], 2)
+
+
+def idle_worker() -> subprocess.Popen[str]:
+    return slang_service._workers._idle[-1]
+
+
+@pytest.mark.parametrize("name", ["arguments", "prelude_vectors"])
+def test_a_worker_writes_what_slangc_writes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Structs, matrices and all that depends on settings that the library does not share with the program."""
+    request = (str(SHADERS / f"{name}.slang"), {}, ())
+    before = compile_slang(*request)
+    assert idle_worker().poll() is None
+    monkeypatch.setattr(slang_compiler, "compile_in_worker", lambda *_: None)
+    assert compile_slang(*request) == before
+
+
+def test_errors_have_their_place(shader: str) -> None:
+    Path(shader).write_text(FILL.replace("VALUE", "nothing"))
+    with pytest.raises(ShaderError, match=r"fill\.slang:2:\d+: error: .*undefined identifier 'nothing'") as caught:
+        compile_with(shader)
+    assert caught.value.summary == f"slangc could not compile {shader}"
+    Path(shader).write_text(FILL)
+    assert compile_with(shader) is not None
+    assert compile_with(shader, "nothing") is None  # a place that is in no file: slangc's to explain
+
+
+def test_one_worker_does_one_job_after_another_and_sees_every_edit(shader: str) -> None:
+    compile_with(shader)
+    worker = idle_worker().pid
+    for value in ("2", "3"):
+        Path(shader).write_text(FILL.replace("VALUE", f"{value}.5f"))
+        compiled = compile_with(shader)
+        assert compiled and f"{value}.5f" in compiled.codes[0] and compiled.dependencies == (shader,)
+    assert idle_worker().pid == worker
+
+
+def test_a_worker_that_dies_is_replaced(shader: str) -> None:
+    compile_with(shader)
+    idle_worker().kill()
+    idle_worker().wait()
+    assert compile_with(shader) is not None
+    # One that dies while it works: slangc does the job.
+    worker = idle_worker()
+    worker.send_signal(signal.SIGSTOP)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert compile_slang(shader, {"VALUE": "1"}, ()).cuda_text
+
+
+def test_without_a_library_slangc_does_it(shader: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lone = tmp_path / "slangc"
+    lone.write_text(f'#!/bin/sh\nexec {slangc_path()} "$@"\n')
+    lone.chmod(0o755)
+    monkeypatch.setenv("SLANGC_PATH", str(lone))
+    assert compile_with(shader) is None
+    assert "VALUE" not in compile_slang(shader, {"VALUE": "1"}, ()).cuda_text
+
+
+def test_workers_end_with_the_process_that_asks(shader: str) -> None:
+    """Also where it is killed: the pipe tells them."""
+    program = f"""
+import json, time
+from slangrast.runtime import slang_service
+from slangrast.runtime.slang_compiler import compile_slang
+compile_slang({shader!r}, {{"VALUE": "1"}}, ())
+print(slang_service._workers._idle[-1].pid, flush=True)
+time.sleep(60)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        worker = json.loads(process.stdout.readline())
+        os.kill(worker, signal.SIGINT)  # Ctrl-C reaches the whole group: the worker leaves the answer to its asker
+        time.sleep(0.1)
+        assert Path(f"/proc/{worker}").exists()
+        process.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}/exe").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}/exe").exists()
