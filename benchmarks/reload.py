@@ -144,8 +144,9 @@ def table(report: dict[str, Any]) -> str:
     machine, scene = report["machine"], report["scene"]
     lines = [
         f"Measured {machine['date']} on {machine['cores']} cores of {machine['processor']}, "
-        f"slangc {machine['slangc']}, {machine['compiler']}, commit {machine['commit']}, load {report['load']:.1f} before: "
-        f"`python -m benchmarks.reload`. {scene['faces']:,} faces, {scene['size']}², colour, forward and backward.",
+        f"slangc {machine['slangc']}, {machine['compiler']}, commit {machine['commit']}; load of the machine before: "
+        f"{report['load']:.1f}. `python -m benchmarks.reload`: {scene['faces']:,} faces, {scene['size']}², colour, forward "
+        "and backward.",
         "",
         "| saved | image after, s | optimised after, s | quick frame, ms | optimised frame, ms |",
         "|---|---|---|---|---|",

@@ -18,16 +18,15 @@ from .runtime import Module
 def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: bool = True) -> torch.Tensor:
     """Blend the colours of neighbouring pixels where a silhouette passes between them.
 
-    Of two neighbours that see different triangles, the nearer one's triangle is looked at. If it ends between the two
-    pixel centres, at s of the way from the first to the second (0 to 1), at an edge that is a silhouette, then the
-    share 0.5 - s is blended: where it is positive, the first takes that share of the second's colour; where it is
+    Of two neighbours that see different triangles, the surface that the nearer one sees is followed towards the other
+    pixel's centre. If it ends on the way, at s from the first centre (0) to the second (1), then the share 0.5 - s is blended: where it is positive, the first takes that share of the second's colour; where it is
     negative, the second takes the share s - 0.5 of the first's. That is the area of each pixel on either side, for an
     upright or level edge, and near it for others. An edge is blended along rows or columns, whichever it crosses more
     steeply, so that no part of it is blended twice.
 
-    An edge is a silhouette where nothing of the surface lies on its other side on the screen: one triangle alone has
-    the edge, or those that share it lie on one side of it. Edges where triangles pass through each other are not found,
-    nor are silhouettes whose triangle no pixel beside them sees: for both, see `edge_gradients`.
+    A surface ends at a silhouette: an edge on whose other side, on the screen, it does not go on. Either one triangle
+    alone has the edge, or those that share it lie on one side of it. Edges where triangles pass through each other are
+    not found; `edge_gradients` finds them.
 
     Args:
         image: [N, H, W, C] float, any C: colours of the pixels of `geometry`. Differentiable.
@@ -52,6 +51,42 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
         raise TypeError(f"{name}: by_position must be True or False, got {by_position!r}")
     outlines = _find_outlines(name, geometry, by_position)
     return _Blend.apply(geometry.positions, _computed_in(image), geometry.triangles, outlines).to(dtype)
+
+
+def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tensor:
+    """Return the image as it is, and in the reverse pass add the gradients of moving visibility edges to positions.
+
+    Pixels that a hard rasterizer fills do not change while an edge moves between their centres. What the exact image,
+    averaged over each pixel's area, would change is estimated here, for each pair of neighbours that see different
+    triangles: the boundary between them is a silhouette, or the line where the two triangles pass through each other,
+    and as it moves with its vertices, the colour on one side takes area from that on the other. The derivation stands in
+    shaders/antialias.slang; the idea is that of Pidhorskyi et al., "Rasterized Edge Gradients: Handling
+    Discontinuities Differentiably", ECCV 2024.
+
+    Give it the finished picture, after shading and background, before the loss: what it sees is the differences of
+    colours. Use it or `antialias`, not both, or edges count twice.
+
+    Args:
+        image: [N, H, W, C] float, any C: colours of the pixels of `geometry`. Its own gradient passes unchanged.
+        geometry: what `rasterize` returned. Gradients are added to x, y, z and w of its positions, z where triangles
+            pass through each other.
+
+    Returns:
+        [N, H, W, C]: the values of `image`.
+
+    Raises:
+        ValueError: image has not the shape of `geometry`, or is on another device.
+        TypeError: an argument is not of the type above.
+
+    The gradient is an estimate, not the derivative of the image returned, which is a step function. Vertices at equal
+    positions are one, as in `antialias`. A surface that no pixel centre sees has no gradient.
+    """
+    name = "edge_gradients"
+    dtype = _check_image(name, image, geometry)
+    positions = geometry.positions
+    rings = edge_rings_of(name, geometry.triangles, positions, True)
+    fixed = (geometry.triangles, geometry.ranges, rings, geometry.triangle_id)
+    return _FollowEdges.apply(positions, _computed_in(image), *fixed).to(dtype)
 
 
 def _check_image(name: str, image: Any, geometry: Any) -> torch.dtype:
@@ -128,6 +163,35 @@ class _Blend(torch.autograd.Function):
             grad_image if ctx.needs_input_grad[1] else None,
             grad_triangles, grad_outlines,
         )  # fmt: skip
+
+
+class _FollowEdges(torch.autograd.Function):
+    """Gradients of moving edges, by shaders/antialias.slang.
+
+    Tensors: positions [M, V, 4], image [N, H, W, C] (both differentiable), triangles [F, 3], ranges [N, 2], edge_rings
+    [F, 3], triangle_id [N, H, W] -> image [N, H, W, C] (differentiable).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, positions: torch.Tensor, image: torch.Tensor, *fixed: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(positions, image, *fixed)
+        return image.view_as(image)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_image: torch.Tensor) -> Any:
+        positions, image, triangles, ranges, edge_rings, triangle_id = ctx.saved_tensors
+        grad_positions = None
+        if ctx.needs_input_grad[0]:
+            module = op_module("antialias", positions)
+            grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
+            launch = module.add_edge_gradients(
+                positions=positions, triangles=triangles, ranges=ranges, edge_rings=edge_rings, triangle_id=triangle_id,
+                image=image, grad_image=grad_image, grad_positions=grad_positions,
+            )  # fmt: skip
+            module.launch(launch, over=_runs(module, triangle_id))
+        grad_triangles = grad_ranges = grad_edge_rings = grad_triangle_id = None
+        return grad_positions, grad_image, grad_triangles, grad_ranges, grad_edge_rings, grad_triangle_id
 
 
 def _runs(module: Module, per_pixel: torch.Tensor) -> tuple[int, int, int]:

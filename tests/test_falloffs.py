@@ -87,15 +87,15 @@ def test_a_hard_falloff_has_no_gradient() -> None:
 
 
 def towards_both_ends(kind: str) -> Tensor:
-    """x where the lesser of D and 1 - D falls to about 1e-9 (heavy tails), 1e-6 (compact support) or 1e-30."""
+    """x where the lesser of D and 1 - D falls to about 1e-9 (heavy tails), 1e-8 (compact support) or 1e-30."""
     if kind in COMPACT:
-        x = 1 - torch.logspace(-5 if kind == "uniform" else -4, -0.5, 60)
+        x = 1 - torch.logspace(-8, -0.5, 80, dtype=torch.float64)
         return torch.cat([-x, x])
     if kind in ("cauchy", "reciprocal", "levy", "levy_reversed"):
         x = torch.logspace(-2, 9, 80)
         return torch.cat([-x, x])
     reach = 11.5 if kind == "gaussian" else 70.0
-    x = torch.linspace(0, reach, 80)
+    x = torch.cat([torch.linspace(0, reach, 80), torch.logspace(-8, -1, 20)])
     return torch.cat([-x, x, x / 16, -x / 16])  # Gumbel's short tail ends at 4.3
 
 
@@ -110,7 +110,7 @@ def test_both_tails_keep_their_relative_accuracy(kind: str, device: str, dtype: 
     tolerance = 3e-5 if dtype == torch.float32 else 1e-11
     counts = (expected > 1e-30) & (slopes(expected, exact).abs() > 1e-30)
     assert counts.double().mean() > 0.2
-    assert expected[counts].min() < (1e-5 if kind in COMPACT else 1e-4 if "levy" in kind else 1e-8)
+    assert expected[counts].min() < (1e-6 if kind in COMPACT else 1e-4 if "levy" in kind else 1e-8)
     assert ((found.cpu() / expected - 1).abs()[counts] < tolerance).all()
     theirs = slopes(expected, exact)
     # Where the slope is that of the larger one it is accurate too, but rounded with it.
@@ -132,6 +132,19 @@ def test_far_out_and_at_kinks_all_is_finite(kind: str, dtype: torch.dtype) -> No
                 (gradient,) = torch.autograd.grad(found[:, k].sum(), rows, retain_graph=True)
                 assert gradient.isfinite().all()
                 assert gradient[[0, 3, -4, -1], 0].abs().max() < 1e-3
+
+
+@in_both_precisions
+@pytest.mark.parametrize("kind", SHIFTED)
+def test_a_one_sided_falloff_ends_at_its_shift(kind: str, dtype: torch.dtype) -> None:
+    """Exactly, but for Levy's, which comes to nothing before its end already."""
+    x = torch.tensor([-1.0, -1e-3], dtype=dtype)
+    for p in (0.1, 2.0):
+        if "reversed" in kind:
+            full, nothing = probe("falloffs", kind, rows_of(kind, -x, p=p), 2).unbind(dim=1)
+        else:
+            nothing, full = probe("falloffs", kind, rows_of(kind, x, p=p), 2).unbind(dim=1)
+        assert (nothing <= (1e-35 if "levy" in kind else 0.0)).all() and (full == 1).all()
 
 
 # Properties

@@ -262,6 +262,13 @@ def test_what_does_not_fit_is_refused(options: dict, error: type[Exception], mes
         attempt(**options)
 
 
+def test_a_formula_that_gives_nan_is_found_by_its_kernel_when_checked() -> None:
+    with sr.debug.checked(), pytest.raises(sr.KernelError, match="nan is stored to out_silhouette") as raised:
+        sr.soft_silhouette(positions().float(), TRIANGLES, SIZE, sigma=0.5, silhouette=own("NotANumber"))
+    (diagnostic, *_) = raised.value.diagnostics
+    assert Path(diagnostic.file).name == "soft_rasterizer.slang" and diagnostic.source_line()
+
+
 def test_a_formula_that_does_not_compile_is_shown_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.slang"
     shutil.copy(OWN, file)

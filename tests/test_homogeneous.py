@@ -96,6 +96,7 @@ def test_no_pixel_is_left_out_of_the_search(size: tuple[int, int], spread: float
     offsets = reach * torch.randn(count, 3, 2, generator=numbers, dtype=torch.float64)
     share = torch.rand(count, 2, 1, generator=numbers, dtype=torch.float64)
     share[::2, 0] *= 1e-6  # or nearly on an edge
+    offsets[1::4, 0] *= 1e-5  # or nearly on a vertex
     offsets[:, 2] = -(share * offsets[:, :2]).sum(1) * reach[:, 2]
     w = 10 ** (2 * torch.rand(count, 3, 1, generator=numbers, dtype=torch.float64) - 1)
     corners = torch.cat([ndc[:, None] + 2 * offsets / scale, torch.zeros_like(w), torch.ones_like(w)], dim=2) * w
@@ -104,11 +105,11 @@ def test_no_pixel_is_left_out_of_the_search(size: tuple[int, int], spread: float
     kernel = kernel_of("homogeneous", "search", rows)
     kernel(inputs=rows, outputs=outputs).launchRaw(blockSize=(64, 1, 1), gridSize=(-(-count // 64), 1, 1))
     visible, in_box, touches = outputs.cpu().bool().unbind(1)
-    assert visible.double().mean() > 0.8
+    assert visible.double().mean() > 0.5
     missed = visible & ~touches
     # Nothing is missed but what has no area, as far as a float can tell.
     sides = offsets.roll(-1, 1) - offsets
     double_area = (sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]).abs()
     length = sides.norm(dim=2).amax(1)
-    assert (double_area < 1e-6 * length * (length + max(size)))[missed].all() and missed.double().mean() < 2e-3
+    assert (double_area < 3e-7 * length * (length + max(size)))[missed].all()
     assert torch.equal(missed, visible & ~in_box)

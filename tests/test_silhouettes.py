@@ -175,7 +175,7 @@ def test_a_union_is_no_smaller_than_its_parts_and_grows_with_them(kind: str, dty
 @every_silhouette
 def test_at_the_ends_all_is_finite(kind: str, dtype: torch.dtype) -> None:
     """No coverage, full coverage and what rounding leaves of it; no sum and sums beyond all bounds."""
-    ends = [(0.0, 1.0), (1e-38, 1.0), (1e-20, 1.0), (1.0, 1e-7), (1.0, 1e-15), (1.0, 1e-20), (1.0, 1e-37), (1.0, 0.0)]
+    ends = [(0.0, 1.0), (1e-38, 1.0), (1e-20, 1.0), *((1.0, 3 * 10.0**-k) for k in range(7, 38)), (1.0, 0.0)]
     low, high = PARAMETERS[kind]
     for p in (low, (low * high) ** 0.5 * (-1 if low < 0 else 1), high):
         rows = torch.tensor([[*end, p] for end in ends], dtype=dtype, requires_grad=True)

@@ -1,10 +1,11 @@
 """Slang modules from Python: compile, launch and differentiate kernels on the CPU and on CUDA."""
 
-from .errors import Diagnostic, ShaderError
+from .errors import Diagnostic, KernelError, ShaderError
 from .layout import DiffTensorView
 from .module import Kernel, Launchable, Module, load_module
 from .watch import Watch, watch
 
 __all__ = [
-    "Diagnostic", "DiffTensorView", "Kernel", "Launchable", "Module", "ShaderError", "Watch", "load_module", "watch",
+    "Diagnostic", "DiffTensorView", "Kernel", "KernelError", "Launchable", "Module", "ShaderError", "Watch",
+    "load_module", "watch",
 ]  # fmt: skip

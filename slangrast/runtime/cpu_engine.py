@@ -23,7 +23,7 @@ from .request import BuildRequest
 from .sanitizers import require_runtime, sanitizer_of_environment
 from .shader_sites import KernelPlace, kernel_places, mark_sites
 from .signature import KernelFamily, KernelSignature, read_signatures
-from .slang_compiler import compile_slang
+from .slang_compiler import SlangOutput, compile_slang
 
 
 class CpuModule:
@@ -134,8 +134,17 @@ def _open(request: BuildRequest, entry: Path) -> CpuModule:
     return module
 
 
+def _slang_output(request: BuildRequest, compiler: HostCompiler) -> SlangOutput:
+    """What slangc makes of the shader: from the quick build where there is one, for slangc knows no haste."""
+    quick = dataclasses.replace(request, quick=True)
+    if not request.quick and (entry := find(_key(quick, compiler), request.searched_folders())):
+        texts = [(entry / name).read_text() for name in ("program.cu", "binding.txt")]
+        return SlangOutput(*texts, dependencies=files_of(entry), prelude="")
+    return compile_slang(request.path, request.defines, request.include_paths)
+
+
 def _build(request: BuildRequest, compiler: HostCompiler, folder: Path) -> Iterable[str]:
-    output = compile_slang(request.path, request.defines, request.include_paths)
+    output = _slang_output(request, compiler)
     refuse_what_needs_a_gpu(output.cuda_text, simt=request.simt)
     families = read_signatures(output.cuda_text, output.binding_text, float64=request.float64)
     if not families:

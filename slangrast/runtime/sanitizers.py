@@ -82,7 +82,7 @@ def _library(runtime: _Runtime, command: Sequence[str]) -> str:
     found = subprocess.run([*command, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
     if not os.path.isabs(found) or not os.path.exists(found):
         raise ShaderError(
-            f"{name}, which {_VARIABLE} needs, is not installed with {command[0]}: install it (Debian, Ubuntu: apt install "
-            "libclang-rt-dev for clang++; g++ brings its own), or set SLANGRAST_CXX=g++"
+            f"{name}, which {_VARIABLE} needs, is not installed with {command[0]}: install it (Debian, Ubuntu: apt "
+            "install libclang-rt-dev for clang++; g++ brings its own), or set SLANGRAST_CXX=g++"
         )
     return os.path.realpath(found)
