@@ -19,10 +19,11 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
     """Blend the colours of neighbouring pixels where a silhouette passes between them.
 
     Of two neighbours that see different triangles, the surface that the nearer one sees is followed towards the other
-    pixel's centre. If it ends on the way, at s from the first centre (0) to the second (1), then the share 0.5 - s is blended: where it is positive, the first takes that share of the second's colour; where it is
-    negative, the second takes the share s - 0.5 of the first's. That is the area of each pixel on either side, for an
-    upright or level edge, and near it for others. An edge is blended along rows or columns, whichever it crosses more
-    steeply, so that no part of it is blended twice.
+    pixel's centre. If it ends on the way, at s from the first centre (0) to the second (1), then the share 0.5 - s is
+    blended: where it is positive, the first pixel takes that share of the second's colour; where it is negative, the
+    second takes the share s - 0.5 of the first's. That is the area of each pixel on either side of an upright or level
+    edge, and near it for others. An edge is blended along rows or columns, whichever it crosses more steeply, so that
+    no part of it is blended twice.
 
     A surface ends at a silhouette: an edge on whose other side, on the screen, it does not go on. Either one triangle
     alone has the edge, or those that share it lie on one side of it. Edges where triangles pass through each other are
@@ -59,8 +60,8 @@ def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tenso
     Pixels that a hard rasterizer fills do not change while an edge moves between their centres. What the exact image,
     averaged over each pixel's area, would change is estimated here, for each pair of neighbours that see different
     triangles: the boundary between them is a silhouette, or the line where the two triangles pass through each other,
-    and as it moves with its vertices, the colour on one side takes area from that on the other. The derivation stands in
-    shaders/antialias.slang; the idea is that of Pidhorskyi et al., "Rasterized Edge Gradients: Handling
+    and as it moves with its vertices, the colour on one side takes area from that on the other. The derivation stands
+    in shaders/antialias.slang; the idea is that of Pidhorskyi et al., "Rasterized Edge Gradients: Handling
     Discontinuities Differentiably", ECCV 2024.
 
     Give it the finished picture, after shading and background, before the loss: what it sees is the differences of
@@ -139,7 +140,7 @@ class _Blend(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(positions, image, triangles, outlines)
         ctx.module = module = op_module("antialias", positions)
-        blended = torch.empty_like(image, memory_format=torch.contiguous_format)
+        blended = image.clone(memory_format=torch.contiguous_format)  # most pixels have no silhouette beside them
         launch = module.blend_outlines(
             positions=positions, triangles=triangles, outlines=outlines, image=image, out_image=blended
         )
@@ -151,7 +152,7 @@ class _Blend(torch.autograd.Function):
     def backward(ctx: Any, grad_blended: torch.Tensor) -> Any:
         positions, image, triangles, outlines = ctx.saved_tensors
         grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
-        grad_image = torch.empty_like(image, memory_format=torch.contiguous_format)
+        grad_image = grad_blended.clone(memory_format=torch.contiguous_format)
         launch = ctx.module.blend_outlines.bwd(
             positions=(positions, grad_positions), triangles=triangles, outlines=outlines,
             image=(image, grad_image), out_image=(grad_blended, grad_blended),  # the colours themselves are not read

@@ -51,7 +51,7 @@ def nearest_color(dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def textured(dtype: torch.dtype) -> list[torch.Tensor]:
-    """Rasterize, interpolate with derivatives, and look up a texture in its mip stack."""
+    """Rasterize, interpolate with derivatives, look up a texture in its mip stack, blend edges."""
     vertices, _ = _mesh(dtype)
     generator = torch.Generator().manual_seed(5)
     uv = torch.rand(len(vertices), 2, generator=generator).to(dtype).requires_grad_()
@@ -59,7 +59,10 @@ def textured(dtype: torch.dtype) -> list[torch.Tensor]:
     geometry = sr.rasterize(_project(vertices), _SPHERE.triangles, RESOLUTION)
     at, slopes = sr.interpolate(geometry, uv, derivatives=True)
     color = sr.texture(image, at, uv_derivatives=slopes, filter="linear_mipmap_linear")
-    return _with_gradients([color, geometry.depth, geometry.barycentric_derivatives], [vertices, uv, image])
+    blended = sr.antialias(color, geometry)
+    behind = sr.peel(geometry)
+    outputs = [blended, geometry.depth, geometry.barycentric_derivatives, behind.depth]
+    return _with_gradients(outputs, [vertices, uv, image])
 
 
 SCENES: dict[str, Callable[[torch.dtype], list[torch.Tensor]]] = {

@@ -1,4 +1,4 @@
-"""How far the gradients of moving edges are from those of the exact image, which is a hard render of many samples a pixel.
+"""How far gradients of moving edges are from those of the exact image, a hard render of many samples a pixel.
 
 `python -m tests.silhouette_motion` prints the table of docs/edge_gradients.md.
 """
@@ -27,9 +27,9 @@ class Motion(NamedTuple):
     step: float  # of finite differences: about a quarter of a pixel
 
 
-_CAMERA = sr.Camera.look_at(
-    (0.0, 0.0, 4.0), fov_degrees=40.0, aspect=RESOLUTION[1] / RESOLUTION[0]
-).to(dtype=torch.float64)
+_CAMERA = sr.Camera.look_at((0.0, 0.0, 4.0), fov_degrees=40.0, aspect=RESOLUTION[1] / RESOLUTION[0]).to(
+    dtype=torch.float64
+)
 
 
 def _turned(vertices: Tensor, x: float, y: float, z: float) -> Tensor:
@@ -73,7 +73,10 @@ def crossing_triangles_with_sides() -> Motion:
     return one._replace(vertices=one.vertices * torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64))
 
 
-MOTIONS = {motion.__name__: motion for motion in (moving_square, rotating_cube, crossing_triangles, crossing_triangles_with_sides)}
+MOTIONS = {
+    motion.__name__: motion
+    for motion in (moving_square, rotating_cube, crossing_triangles, crossing_triangles_with_sides)
+}
 ESTIMATORS: dict[str, Callable[[Tensor, sr.GeometryBuffer], Tensor]] = {
     "none": lambda image, geometry: image,
     "antialias": sr.antialias,

@@ -145,6 +145,20 @@ def test_shipped_fragment_shader(name: str, dtype: torch.dtype) -> None:
         assert largest_error(one, other) < 10 * precision and other.abs().max() > 0
 
 
+def test_short_normals_have_true_gradients() -> None:
+    """The gradient to a normal of length 1e-6 is a million times that to one of length 1."""
+    normal = lit()["normal"]
+    albedo = lit()["albedo"]
+
+    def gradient(scale: float) -> Tensor:
+        scaled = (scale * normal).requires_grad_()
+        attributes = {"normal": scaled, "albedo": albedo}
+        image = sr.soft_rasterize(positions(), TRIANGLES, attributes, SIZE, fragment=Formula("lambert", **LIGHT))
+        return torch.autograd.grad(image.color.sum(), scaled)[0]
+
+    torch.testing.assert_close(gradient(1e-6) * 1e-6, gradient(1.0))
+
+
 def test_attributes_by_name_are_in_the_order_of_the_struct() -> None:
     attributes = lit()
     shader = Formula("lambert", **LIGHT)

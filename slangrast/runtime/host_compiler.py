@@ -39,7 +39,7 @@ _DEBUG_FLAGS = (
 )  # fmt: skip
 # The stacks of fibers are not what hardened variants of longjmp expect.
 _CHECKED_FLAGS = ("-DSLANGRAST_NO_FORCED_INLINE", "-U_FORTIFY_SOURCE")
-_SANITIZER_FLAGS = ("-O1", "-g", "-fno-omit-frame-pointer", "-DSLANGRAST_NO_FORCED_INLINE", "-fno-sanitize-recover=all")
+_SANITIZER_FLAGS = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSLANGRAST_NO_FORCED_INLINE", "-fno-sanitize-recover=all")
 # Where it does not optimise, zig stops a program at undefined behaviour, unless it is told not to.
 _ZIG_FLAGS = ("-fno-sanitize=undefined",)
 

@@ -52,9 +52,10 @@ def sanitizer_of_environment() -> str:
 def preloads(sanitizer: str, command: Sequence[str]) -> dict[str, str]:
     """The environment variables that a process needs in order to load what the compiler `command` instruments."""
     libraries = [_library(_RUNTIMES[name], command) for name in sanitizer.split(",") if _RUNTIMES[name].preloaded]
-    # Python keeps much until it ends; that is no leak of a kernel.
-    options = {"ASAN_OPTIONS": "detect_leaks=0"} if "address" in sanitizer else {}
-    return ({"LD_PRELOAD": ":".join(libraries)} if libraries else {}) | options
+    # Python keeps much until it ends; that is no leak of a kernel. And the first race is enough.
+    options = {"address": ("ASAN_OPTIONS", "detect_leaks=0"), "thread": ("TSAN_OPTIONS", "halt_on_error=1")}
+    needed = [("LD_PRELOAD", ":".join(libraries))] if libraries else []
+    return dict(needed + [option for name, option in options.items() if name in sanitizer])
 
 
 def require_runtime(sanitizer: str, command: Sequence[str]) -> None:
@@ -68,7 +69,8 @@ def require_runtime(sanitizer: str, command: Sequence[str]) -> None:
         settings = " ".join(f"{name}={value}" for name, value in preloads(sanitizer, command).items())
         raise ShaderError(
             f"the runtime of {_VARIABLE}={sanitizer} must be in the process before Python is: start it as "
-            f"{_VARIABLE}={sanitizer} {settings} python ..."
+            f"{_VARIABLE}={sanitizer} {settings} python ... (where that crashes, as with some versions of clang++ and "
+            "the thread sanitizer, set SLANGRAST_CXX=g++)"
         )
     for name in missing:  # an instrumented library names it without saying where it is
         ctypes.CDLL(_library(_RUNTIMES[name], command), mode=ctypes.RTLD_GLOBAL)

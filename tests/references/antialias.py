@@ -60,7 +60,7 @@ class Surface:
         order = s.sort()
         first, edge = float(order.values[0]), int(order.indices[0])
         margin = min(float(order.values[1]) - first, abs(1 - first))
-        if first >= 1:
+        if first > 1:
             return End(face, -1, 1.0, margin)
         depth = abs(float(((here + first * (there - here)) * clip[:, 2]).sum()))
         return End(face, edge if depth <= 1 else -1, first, min(margin, abs(1 - depth)))
@@ -155,7 +155,12 @@ class EdgeGradients(NamedTuple):
 
 
 def edge_gradients(
-    image: Tensor, grad_image: Tensor, positions: Tensor, triangles: Tensor, triangle_id: Tensor, tolerance: float = 1e-5
+    image: Tensor,
+    grad_image: Tensor,
+    positions: Tensor,
+    triangles: Tensor,
+    triangle_id: Tensor,
+    tolerance: float = 1e-5,
 ) -> EdgeGradients:
     """Of `image` and `grad_image` [H, W, C], `positions` [V, 4], `triangle_id` [H, W]."""
     resolution = (image.shape[0], image.shape[1])
@@ -202,7 +207,10 @@ def edge_gradients(
         total = total + (s * torch.tensor(weights, dtype=s.dtype)).sum()
     for a, b, p, q, weight, *_ in crossings:
         depth = [
-            [(coefficients(positions[triangles[face]], point) * positions[triangles[face], 2]).sum() for point in (p, q)]
+            [
+                (coefficients(positions[triangles[face]], point) * positions[triangles[face], 2]).sum()
+                for point in (p, q)
+            ]
             for face in (a, b)
         ]
         at_p, at_q = depth[0][0] - depth[1][0], depth[0][1] - depth[1][1]
