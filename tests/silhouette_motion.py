@@ -105,22 +105,22 @@ def weights() -> Tensor:
     return torch.stack(waves, dim=-1).double()
 
 
-def exact_gradient(motion: Motion) -> Tensor:
-    """[V, 3] By central differences of the exact image."""
+def exact_change(motion: Motion, direction: Tensor) -> float:
+    """Of the loss, by a central difference of the exact image along a direction of the vertices [V, 3]."""
     height, width = RESOLUTION
-    pattern = weights().movedim(-1, 0)[None] / SAMPLES**2
-    pattern = pattern.repeat_interleave(SAMPLES, 2).repeat_interleave(SAMPLES, 3).movedim(1, -1)
+    pattern = weights().repeat_interleave(SAMPLES, 0).repeat_interleave(SAMPLES, 1) / SAMPLES**2
 
-    def loss(vertices: Tensor) -> float:
-        image = render(motion, vertices, (height * SAMPLES, width * SAMPLES), "none")
-        return float((image * pattern).sum())
+    def loss(step: float) -> float:
+        vertices = motion.vertices + step * direction
+        return float((render(motion, vertices, (height * SAMPLES, width * SAMPLES), "none")[0] * pattern).sum())
 
-    gradient = torch.zeros_like(motion.vertices)
-    for place in range(gradient.numel()):
-        change = torch.zeros_like(gradient)
-        change.view(-1)[place] = motion.step
-        gradient.view(-1)[place] = loss(motion.vertices + change) - loss(motion.vertices - change)
-    return gradient / (2 * motion.step)
+    return (loss(motion.step) - loss(-motion.step)) / (2 * motion.step)
+
+
+def exact_gradient(motion: Motion) -> Tensor:
+    """[V, 3]"""
+    axes = torch.eye(motion.vertices.numel(), dtype=torch.float64).unflatten(1, motion.vertices.shape)
+    return torch.tensor([exact_change(motion, axis) for axis in axes], dtype=torch.float64).view_as(motion.vertices)
 
 
 def estimated_gradient(motion: Motion, estimator: str) -> Tensor:

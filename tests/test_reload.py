@@ -16,6 +16,7 @@ from slangrast.runtime.module import commit_together, loaded_modules
 from slangrast.runtime.request import BuildRequest
 from slangrast.runtime.shader_paths import shader_folder
 from slangrast.runtime.steady import steady
+from tests.quick_builds import build_quickly
 
 PART = "public float part() { return 2; }\n"
 FILL = "import part;\n[AutoPyBindCUDA][CUDAKernel]\nvoid fill(TensorView<float> y) { y[0] = part(); }\n"
@@ -54,7 +55,8 @@ def test_a_reload_has_two_halves(shader: Path) -> None:
     assert module.commit(prepared) is False
 
 
-def test_how_quickly_it_was_built_is_no_change(shader: Path) -> None:
+def test_how_quickly_it_was_built_is_no_change(shader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_quickly(monkeypatch)
     module = load(shader)
     save(shader, 4)
     quick = module.prepare_reload(quick=True)
@@ -67,13 +69,6 @@ def test_how_quickly_it_was_built_is_no_change(shader: Path) -> None:
     assert module.commit(optimised) is False
     assert module._any_build() is optimised.builds["cpu"]
     assert filled(module) == 4
-
-
-def test_where_an_optimised_build_is_there_no_quick_one_is_made(shader: Path) -> None:
-    module = load(shader)
-    prepared = module.prepare_reload(quick=True)
-    assert not prepared.is_quick
-    assert prepared.builds["cpu"] is module._any_build()
 
 
 def test_identical_loads_share_one_build(shader: Path) -> None:

@@ -20,7 +20,7 @@ SANITIZERS = ("address,undefined", "thread")
 LAUNCHES = {
     "past_the_end": "m.past_the_end(x=torch.ones(8), y=torch.zeros(1)).launchRaw((1, 1, 1), (1, 1, 1))",
     "shift_too_far": "m.shift_too_far(y=torch.zeros(1).int(), k=40).launchRaw((1, 1, 1), (1, 1, 1))",
-    "race": "torch.set_num_threads(2); m.race(y=torch.zeros(1).int()).launchRaw((1, 1, 1), (1000, 1, 1))",
+    "race": "torch.set_num_threads(2); m.race(y=torch.zeros(1).int()).launchRaw((1, 1, 1), (100000, 1, 1))",
 }
 
 

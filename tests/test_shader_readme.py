@@ -62,6 +62,18 @@ def test_the_examples_run_and_their_gradients_are_true(examples: Path) -> None:
     assert torch.autograd.gradcheck(render, parameters, eps=1e-6, atol=1e-6, rtol=1e-6, nondet_tol=1e-9)
 
 
+def test_the_example_at_the_top_of_the_repository_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = (Path(__file__).parent.parent / "README.md").read_text().partition("## A formula of your own")[2]
+    (shader,) = re.findall(r"```hlsl\n(// my_formulas.slang\n.*?)```", top, re.DOTALL)
+    program = re.search(r"```python\n(.*?)```", top, re.DOTALL)
+    assert program
+    (tmp_path / "my_formulas.slang").write_text(shader)
+    monkeypatch.chdir(tmp_path)
+    names = {"torch": torch, "sr": sr, "camera": sr.Camera.orbit(4.0, 30.0, 20.0, fov_degrees=45), "mesh": sr.cube()}
+    exec(program[1], names)
+    assert names["sharpness"].grad.isfinite() and names["sharpness"].grad != 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_shipped_formula_is_in_the_readme(kind: str) -> None:
     assert all(f"`{name}`" in README for name in KINDS[kind].shipped)

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 
 import slangrast as sr
-from slangrast.runtime.watch import Watch
 from slangrast.viewer import pictures
 from slangrast.viewer.scene import Scene
 from slangrast.viewer.server import make_server
@@ -91,8 +90,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page(browser: Any, scene: Scene) -> Iterator[Any]:
     """The page of a formula, once it shows an image. Whatever it logs or throws is an error."""
-    with pytest.MonkeyPatch.context() as patch, Session(scene) as session, served(session) as port:
-        patch.setattr(Watch, "_start_optimiser", lambda *_: None)  # seconds of compiling that nobody looks at
+    with Session(scene) as session, served(session) as port:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(MILLISECONDS)
         troubles: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .cache import digest, files_of, find, find_or_build
+from .cache import digest, files_of, find_or_build
 from .checked_launch import CheckedLaunch
 from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
@@ -23,14 +23,13 @@ from .request import BuildRequest
 from .sanitizers import require_runtime, sanitizer_of_environment
 from .shader_sites import KernelPlace, kernel_places, mark_sites
 from .signature import KernelFamily, KernelSignature, read_signatures
-from .slang_compiler import SlangOutput, compile_slang
+from .slang_compiler import compile_slang
 
 
 class CpuModule:
     """One build of a module for the CPU: its kernels' signatures, and their entry points in a shared library."""
 
     device_type = "cpu"
-    quick = False  # True: compiled with few optimisations, to be replaced soon
 
     def __init__(
         self,
@@ -96,17 +95,12 @@ _LOADED: weakref.WeakValueDictionary[str, CpuModule] = weakref.WeakValueDictiona
 
 
 def load_cpu_module(request: BuildRequest) -> CpuModule:
-    """The module of `request`, from the cache or built. Where there is an optimised build, a quick one is not made."""
-    request = dataclasses.replace(request, sanitizer=request.sanitizer or sanitizer_of_environment())
-    if request.is_checked:
-        request = dataclasses.replace(request, quick=False)  # there is no faster build to come
+    """The module of `request`, from the cache or built."""
+    # Nothing is gained by haste: -O1 takes a tenth off a second's compilation, and adds a second to the first frame.
+    request = dataclasses.replace(request, quick=False, sanitizer=request.sanitizer or sanitizer_of_environment())
     compiler = host_compiler()
     if request.sanitizer:
         require_runtime(request.sanitizer, compiler.command)
-    if request.quick:
-        optimised = dataclasses.replace(request, quick=False)
-        if entry := find(_key(optimised, compiler), request.searched_folders()):
-            return _open(optimised, entry)
     key = _key(request, compiler)
     return _open(request, find_or_build(key, request.searched_folders(), lambda to: _build(request, compiler, to)))
 
@@ -117,9 +111,8 @@ def _key(request: BuildRequest, compiler: HostCompiler) -> str:
 
 def _flags(request: BuildRequest, compiler: HostCompiler) -> tuple[str, ...]:
     return compiler.flags(
-        fast_math=request.fast_math, quick=request.quick, debug=request.debug, simt=request.simt,
-        sanitizer=request.sanitizer,
-    )  # fmt: skip
+        fast_math=request.fast_math, debug=request.debug, simt=request.simt, sanitizer=request.sanitizer
+    )
 
 
 def _open(request: BuildRequest, entry: Path) -> CpuModule:
@@ -129,22 +122,12 @@ def _open(request: BuildRequest, entry: Path) -> CpuModule:
     families = read_signatures(program, (entry / "binding.txt").read_text(), float64=request.float64)
     library = ctypes.CDLL(str(entry / "module.so"))
     module = CpuModule(entry.name, files_of(entry), families, library, program, request)
-    module.quick = request.quick
     _LOADED[entry.name] = module
     return module
 
 
-def _slang_output(request: BuildRequest, compiler: HostCompiler) -> SlangOutput:
-    """What slangc makes of the shader: from the quick build where there is one, for slangc knows no haste."""
-    quick = dataclasses.replace(request, quick=True)
-    if not request.quick and (entry := find(_key(quick, compiler), request.searched_folders())):
-        texts = [(entry / name).read_text() for name in ("program.cu", "binding.txt")]
-        return SlangOutput(*texts, dependencies=files_of(entry), prelude="")
-    return compile_slang(request.path, request.defines, request.include_paths)
-
-
 def _build(request: BuildRequest, compiler: HostCompiler, folder: Path) -> Iterable[str]:
-    output = _slang_output(request, compiler)
+    output = compile_slang(request.path, request.defines, request.include_paths)
     refuse_what_needs_a_gpu(output.cuda_text, simt=request.simt)
     families = read_signatures(output.cuda_text, output.binding_text, float64=request.float64)
     if not families:

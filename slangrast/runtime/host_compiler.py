@@ -39,7 +39,13 @@ _DEBUG_FLAGS = (
 )  # fmt: skip
 # The stacks of fibers are not what hardened variants of longjmp expect.
 _CHECKED_FLAGS = ("-DSLANGRAST_NO_FORCED_INLINE", "-U_FORTIFY_SOURCE")
-_SANITIZER_FLAGS = ("-O1", "-g1", "-fno-omit-frame-pointer", "-DSLANGRAST_NO_FORCED_INLINE", "-fno-sanitize-recover=all")
+_SANITIZER_FLAGS = (
+    "-O1",
+    "-g1",
+    "-fno-omit-frame-pointer",
+    "-DSLANGRAST_NO_FORCED_INLINE",
+    "-fno-sanitize-recover=all",
+)
 # Where it does not optimise, zig stops a program at undefined behaviour, unless it is told not to.
 _ZIG_FLAGS = ("-fno-sanitize=undefined",)
 
@@ -51,11 +57,11 @@ class HostCompiler:
     is_zig: bool = False  # the compiler of the package ziglang
 
     def flags(
-        self, *, fast_math: bool, quick: bool = False, debug: bool = False, simt: bool = False, sanitizer: str = ""
+        self, *, fast_math: bool, debug: bool = False, simt: bool = False, sanitizer: str = ""
     ) -> tuple[str, ...]:
         fast_math_flags = _FAST_MATH_FLAGS if fast_math and not debug else ()
         # The last level that is given counts.
-        level = _DEBUG_FLAGS if debug else ("-O1",) if quick or simt else ()
+        level = _DEBUG_FLAGS if debug else ("-O1",) if simt else ()
         checked = _CHECKED_FLAGS if debug or simt else ()
         sanitized = self.sanitizer_flags(sanitizer)
         return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *fast_math_flags, *level, *checked, *sanitized)

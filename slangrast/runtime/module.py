@@ -167,7 +167,10 @@ class Module:
         return self.commit(self.prepare_reload())
 
     def prepare_reload(self, *, quick: bool = False) -> Reload:
-        """The first half of `reload`: build, and change nothing. With `quick`, compilers may skip optimisations."""
+        """The first half of `reload`: build, and change nothing.
+
+        With `quick`, an engine may build what is sooner ready and runs slower: `is_quick` of the result.
+        """
         request = dataclasses.replace(self._make_request(), quick=quick)
         return Reload(request, {device: _load(request, device, self._engine) for device in list(self._builds)})
 

@@ -42,8 +42,8 @@ def watch(
 
     Watches the shader, all that it imports, and all that the loaded modules import of which it is part. On a save,
     every loaded module with a changed file in it is built, and once all have succeeded they are put in use together,
-    those inside `soft_rasterize` too. Where one fails, all stay as they are. A quick build comes first; the optimised
-    one takes its place as soon as it is ready.
+    those inside `soft_rasterize` too. Where one fails, all stay as they are. On CUDA a quick build by NVRTC comes
+    first, where that is installed, and slangtorch's takes its place as soon as it is ready.
 
     Works in a thread of its own until `stop` is called or the `with` block that it was given to ends::
 
@@ -159,7 +159,7 @@ class Watch:
                 _call(self._on_reload, changed)
 
     def _prepare(self, modules: list[Module]) -> list[Reload]:
-        """Quick builds of all modules, side by side; raise the `ShaderError` of the first that fails."""
+        """New builds of all modules, side by side; raise the `ShaderError` of the first that fails."""
         # Those of most files take longest, and what starts last should be short.
         order = sorted(modules, key=lambda module: -len(module.files))
         with ThreadPoolExecutor(min(len(modules), os.cpu_count() or 1) or 1) as pool:
