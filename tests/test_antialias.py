@@ -220,7 +220,7 @@ def test_the_same_in_every_run() -> None:
 
 
 def test_layers_behind() -> None:
-    one = cast(scenes.soup(12), "cpu", torch.float64)
+    one = cast(scenes.soup(12, (19, 31)), "cpu", torch.float64)
     one.positions.requires_grad_()
     layer = sr.peel(rasterize(one))
     first = reference(one)

@@ -18,13 +18,22 @@ from tests.test_antialias import SQUARE, random_image, square
 from tests.test_rasterize import across_the_near_plane, rasterize, reference, soup_of_both_signs
 
 GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def few_triangles() -> Scene:
+    return scenes.soup(20, (19, 31))
+
+
+def few_around_the_eye() -> Scene:
+    return soup_of_both_signs(15, (19, 31))
+
+
 SCENES = [
     scenes.shared_edge,
-    scenes.strong_perspective,
-    scenes.soup,
     scenes.sphere,
     scenes.no_faces,
-    soup_of_both_signs,
+    few_triangles,
+    few_around_the_eye,
     across_the_near_plane,
 ]
 
@@ -44,7 +53,7 @@ def test_scene(scene: Callable[[], Scene], device: str, dtype: torch.dtype) -> N
     image[0, doubtful] = 0.5
     expected = edge_gradients_reference(image[0], grad[0], exact.positions, exact.triangles, seen.triangle_id)
     assert expected.silhouettes > 20 or scene is scenes.no_faces
-    assert (expected.crossings > 20) == (scene in (scenes.soup, soup_of_both_signs))
+    assert (expected.crossings > 5) == (scene in (few_triangles, few_around_the_eye))
 
     given = image.to(device, dtype).requires_grad_()
     found = sr.edge_gradients(given, rasterize(one))
@@ -116,7 +125,7 @@ def test_a_side_that_moves() -> None:
 
 @on_every_device
 def test_a_seam_does_not_move(device: str) -> None:
-    corners = 3 * square(1.3, 6.4).float()  # larger than the image
+    corners = square(-6.3, 14.4).float()  # larger than the image
     positions = torch.cat([corners, corners[[0, 2]]]).to(device)
     image, grad = random_image((9, 8)).float().to(device), torch.randn(1, 9, 8, 3).to(device)
     for triangles in (SQUARE, torch.tensor([[0, 1, 2], [4, 5, 3]])):
@@ -151,36 +160,32 @@ def test_meshes_of_one_list(device: str) -> None:
     torch.testing.assert_close(found, parts[0] + parts[1], rtol=1e-4, atol=1e-4 * float(found.abs().max()))
 
 
+_SLOPES = torch.tensor([[[0.2], [0.03]], [[-0.2], [0.05]]])  # of two planes
+
+
 def test_a_depth_is_found_by_descent() -> None:
     """A triangle that passes through a wall is pushed back to where it was, from the picture of the two alone."""
-    one = cast(silhouette_scene(), "cpu", torch.float32)
+    corners = torch.tensor([[-9.0, -6.0], [9.0, -6.0], [0.0, 12.0]])
+    first, second = (torch.cat([corners, corners @ slope, torch.ones(3, 1)], 1) for slope in _SLOPES)
     colours = torch.tensor([[0.9, 0.3, 0.2]] * 3 + [[0.2, 0.5, 0.9]] * 3)
 
     def picture(depth: Tensor) -> Tensor:
-        push = torch.tensor([0.0, 0, 1, 0]) * torch.tensor([[0.0]] * 3 + [[1.0]] * 3)
-        geometry = sr.rasterize(one.positions + depth * push, one.triangles, one.resolution)
+        moved = second + depth * torch.tensor([0.0, 0.0, 1.0, 0.0])
+        geometry = sr.rasterize(torch.cat([first, moved]), torch.arange(6).reshape(2, 3), (37, 53))
         return sr.edge_gradients(sr.interpolate(geometry, colours), geometry)
 
     target = picture(torch.tensor(0.05))
     depth = torch.tensor(-0.25, requires_grad=True)
-    optimizer = torch.optim.Adam([depth], lr=0.01)
-    for _ in range(60):
+    optimizer = torch.optim.Adam([depth], lr=0.03)
+    for _ in range(30):
         optimizer.zero_grad()
         (picture(depth) - target).square().mean().backward()
         optimizer.step()
     assert abs(depth.item() - 0.05) < 0.02
 
 
-def silhouette_scene() -> Scene:
-    """Two triangles larger than the image, which cross along a slanted line."""
-    first = [[-3, -2.5, 0.2, 1], [3, -2.4, -0.3, 1], [0.1, 3.5, 0.1, 1]]
-    second = [[-3, -2.5, -0.3, 1], [3, -2.4, 0.3, 1], [0.1, 3.5, -0.1, 1]]
-    positions = torch.tensor([*first, *second], dtype=torch.float64)
-    return Scene(positions, torch.arange(6).reshape(2, 3), scenes.colours(6), (37, 53))
-
-
 def test_layers_and_fixed_positions() -> None:
-    one = cast(scenes.soup(12), "cpu", torch.float64)
+    one = cast(scenes.soup(12, (19, 31)), "cpu", torch.float64)
     image = random_image(one.resolution).requires_grad_()
     found = sr.edge_gradients(image, rasterize(one))
     assert torch.equal(torch.autograd.grad(found.sum(), image)[0], torch.ones_like(image)), (

@@ -38,6 +38,9 @@ KERNELS = {
     "interpolate_attributes": ("interpolate", "test_interpolate.py"),
     "sample_texture": ("texture", "test_texture_gradients.py"),
     "make_mip_level": ("mip_levels", "test_texture.py"),
+    "find_outlines": ("antialias", "test_antialias.py"),
+    "blend_outlines": ("antialias", "test_antialias.py"),
+    "add_edge_gradients": ("edge_gradients", "test_edge_gradients.py"),
 }
 
 
@@ -107,7 +110,12 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
         strict=False,
     )  # fmt: skip
     found: dict[str, tuple[str, dict[str, object]]] = {"project": ("project", {}), "texture": ("texture", {})}
-    found |= {"rasterize": ("rasterize", {}), "peel": ("rasterize", {"PEEL": 1}), "interpolate": ("interpolate", {})}
+    found |= {
+        "antialias": ("antialias", {}),
+        "rasterize": ("rasterize", {}),
+        "peel": ("rasterize", {"PEEL": 1}),
+        "interpolate": ("interpolate", {}),
+    }
     for index, (coverage, aggregation, silhouette, channels, with_color) in enumerate(rasterizer):
         coverage, aggregation, silhouette = coverage.struct, aggregation.struct, silhouette.struct
         shape = {"COVERAGE": coverage, "FALLOFF": "Logistic"}

@@ -186,10 +186,11 @@ def edge_gradients(
             margin = min(margin, abs(high - low - 1 / 256))
             if high - low > 1 / 256:
                 margin = min(margin, abs(at_low), abs(at_high))
-            if high - low > 1 / 256 and at_low < 0 < at_high:
+            if high - low > 1 / 256 and apart(q) - apart(p) > 1e-6 and at_low < 0 < at_high:
                 slope = torch.tensor([apart(p + step) - apart(p) for step in surface.steps], dtype=torch.float64)
-                share = float(slope[axis] ** 2 / (slope.square().sum() + 1e-12))
-                crossings.append((a, b, p, q, weight * share, first, second))
+                share = float(slope[axis] ** 2 / slope.square().sum())
+                if share > 1e-4:
+                    crossings.append((a, b, p, q, weight * share))
                 chosen = End(-1, -1, 1.0, 1.0)
             elif end_a.edge >= 0 and end_b.edge >= 0:
                 margin = min(margin, abs(at_low + at_high))
@@ -205,7 +206,7 @@ def edge_gradients(
         ends, p, q, weights = zip(*edges, strict=True)
         s = edge_crossings(positions, triangles, list(ends), torch.stack(p), torch.stack(q))
         total = total + (s * torch.tensor(weights, dtype=s.dtype)).sum()
-    for a, b, p, q, weight, *_ in crossings:
+    for a, b, p, q, weight in crossings:
         depth = [
             [
                 (coefficients(positions[triangles[face]], point) * positions[triangles[face], 2]).sum()
