@@ -142,7 +142,7 @@ class _Blend(torch.autograd.Function):
         ctx.module = module = op_module("antialias", positions)
         blended = image.clone(memory_format=torch.contiguous_format)  # most pixels have no silhouette beside them
         launch = module.blend_outlines(
-            positions=positions, triangles=triangles, outlines=outlines, image=image, out_image=blended
+            positions=positions, triangles=triangles, outlines=outlines, image=image, blended=blended
         )
         module.launch(launch, over=_runs(module, outlines))
         return blended
@@ -155,7 +155,7 @@ class _Blend(torch.autograd.Function):
         grad_image = grad_blended.clone(memory_format=torch.contiguous_format)
         launch = ctx.module.blend_outlines.bwd(
             positions=(positions, grad_positions), triangles=triangles, outlines=outlines,
-            image=(image, grad_image), out_image=(grad_blended, grad_blended),  # the colours themselves are not read
+            image=(image, grad_image), blended=(grad_blended, grad_blended),  # the colours themselves are not read
         )  # fmt: skip
         ctx.module.launch(launch, over=_runs(ctx.module, outlines))
         grad_triangles = grad_outlines = None

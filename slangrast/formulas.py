@@ -261,6 +261,7 @@ def describe(choices: tuple[Choice, ...]) -> Layout:
 
 def _reflect(choice: Choice) -> dict[str, Any]:
     defines = {
+        "MODULE": choice.kind,  # the shader of that name has the interface: no other is read
         "FORMULA": choice.struct,
         "INTERFACE": KINDS[choice.kind].interface,
         "IS_FRAGMENT_SHADER": str(int(choice.kind == "fragment")),

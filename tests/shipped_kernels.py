@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ def slangc_once(folder: Path) -> Iterator[None]:
     def remembered(*arguments: object) -> object:
         kept = folder / digest(str(arguments))
         if not kept.exists():
-            aside = kept.with_suffix(f".{os.getpid()}")  # another process may be at it
+            aside = kept.with_suffix(f".{os.getpid()}.{threading.get_ident()}")  # others may be at it too
             aside.write_bytes(pickle.dumps(compile_slang(*arguments)))
             os.replace(aside, kept)
         return pickle.loads(kept.read_bytes())

@@ -99,6 +99,11 @@ def load_cpu_module(request: BuildRequest) -> CpuModule:
     # Nothing is gained by haste: -O1 takes a tenth off a second's compilation, and adds a second to the first frame.
     request = dataclasses.replace(request, quick=False, sanitizer=request.sanitizer or sanitizer_of_environment())
     compiler = host_compiler()
+    if request.sanitizer and request.simt:
+        raise ShaderError(
+            f"SLANGRAST_SANITIZE={request.sanitizer}: sanitizers cannot follow the stacks of engine='simt'; run them with "
+            "engine='cpu'"
+        )
     if request.sanitizer:
         require_runtime(request.sanitizer, compiler.command)
     key = _key(request, compiler)

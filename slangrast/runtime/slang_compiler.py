@@ -62,8 +62,7 @@ def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence
     """Compile `path` to CUDA text and torch binding; raise `ShaderError` with slangc's diagnostics."""
     options = compiler_options(defines, include_paths)
     targets = ["-target", "cuda", "-target", "torch-binding"]
-    compiled = compile_in_worker(slangc_path(), [path, *targets, *options], 2)
-    if compiled:
+    if compiled := compile_in_worker(slangc_path(), [path, *targets, *options], 2):
         prelude, program = _split_prelude(compiled.codes[0])
         return SlangOutput(program, _only_descriptions(compiled.codes[1]), compiled.dependencies, prelude)
     with tempfile.TemporaryDirectory(prefix="slangrast-") as folder:

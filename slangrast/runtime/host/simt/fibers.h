@@ -9,18 +9,6 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SLANGRAST_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SLANGRAST_ADDRESS_SANITIZER 1
-#endif
-#endif
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-extern "C" void __sanitizer_start_switch_fiber(void** fake_stack, const void* stack, size_t size);
-extern "C" void __sanitizer_finish_switch_fiber(void* fake_stack, const void** stack, size_t* size);
-#endif
-
 namespace slangrast
 {
 
@@ -73,9 +61,6 @@ struct Fiber
 #if SLANGRAST_DEBUG
     Promise promise;
 #endif
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-    void* fake_stack = nullptr;
-#endif
     // What it waits for.
     Site site;
     const char* operation;
@@ -105,11 +90,6 @@ struct Block
     uint32_t capacity = 0, size = 0;
     Fiber* running = nullptr;
     jmp_buf scheduler;
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-    const void* scheduler_stack = nullptr;
-    size_t scheduler_stack_size = 0;
-    void* scheduler_fake_stack = nullptr;
-#endif
     bool stopped = false;
     void (*body)(void*) = nullptr;
     void* context = nullptr;
@@ -168,23 +148,9 @@ struct Block
 #endif
         if (_setjmp(fiber.resume) == 0)
             to_scheduler();
-        arrived_on_fiber();
     }
 
-    [[noreturn]] void to_scheduler()
-    {
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-        __sanitizer_start_switch_fiber(&running->fake_stack, scheduler_stack, scheduler_stack_size);
-#endif
-        _longjmp(scheduler, 1);
-    }
-
-    void arrived_on_fiber()
-    {
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-        __sanitizer_finish_switch_fiber(running->fake_stack, &scheduler_stack, &scheduler_stack_size);
-#endif
-    }
+    [[noreturn]] void to_scheduler() { _longjmp(scheduler, 1); }
 
     // Carry out the operation that `fiber` waits for, if all the lanes that it needs are there.
     bool try_operation(Fiber& fiber)
@@ -382,18 +348,12 @@ private:
 #if SLANGRAST_DEBUG
         promise = fiber.promise;
 #endif
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-        __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack_of(fiber), stack_size - page_size);
-#endif
         if (_setjmp(scheduler) == 0)
         {
             if (fiber.has_stack_in_use)
                 _longjmp(fiber.resume, 1);
             begin(fiber);
         }
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-        __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
-#endif
     }
 
     uint8_t* stack_of(const Fiber& fiber) const { return stacks + (&fiber - fibers) * stack_size + page_size; }
@@ -401,9 +361,6 @@ private:
     [[noreturn]] void begin(Fiber& fiber)
     {
         fiber.has_stack_in_use = true;
-#ifdef SLANGRAST_ADDRESS_SANITIZER
-        fiber.fake_stack = nullptr;
-#endif
         ucontext_t context;
         getcontext(&context);
         context.uc_stack.ss_sp = stack_of(fiber);
@@ -452,7 +409,6 @@ void Block::fiber_main()
     Block& block = current_block;
     for (;;) // once for each block that this fiber is a thread of
     {
-        block.arrived_on_fiber();
         block.body(block.context);
         Fiber& fiber = *block.running;
         fiber.state = State::left;
