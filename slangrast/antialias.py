@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .arguments import Scene, _check_float, _computed_in, _show, check_image_size
+from .arguments import Scene, check_float, check_image_size, computed_in, show
 from .edge_rings import edge_rings_of
 from .op_modules import op_module
 from .rasterize import GeometryBuffer, run_of
@@ -51,7 +51,7 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
     if not isinstance(by_position, bool):
         raise TypeError(f"{name}: by_position must be True or False, got {by_position!r}")
     outlines = _find_outlines(name, geometry, by_position)
-    return _Blend.apply(geometry.positions, _computed_in(image), geometry.triangles, outlines).to(dtype)
+    return _Blend.apply(geometry.positions, computed_in(image), geometry.triangles, outlines).to(dtype)
 
 
 def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tensor:
@@ -87,7 +87,7 @@ def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tenso
     positions = geometry.positions
     rings = edge_rings_of(name, geometry.triangles, positions, True)
     fixed = (geometry.triangles, geometry.ranges, rings, geometry.triangle_id)
-    return _FollowEdges.apply(positions, _computed_in(image), *fixed).to(dtype)
+    return _FollowEdges.apply(positions, computed_in(image), *fixed).to(dtype)
 
 
 def _check_image(name: str, image: Any, geometry: Any) -> torch.dtype:
@@ -95,11 +95,11 @@ def _check_image(name: str, image: Any, geometry: Any) -> torch.dtype:
         raise TypeError(
             f"{name}: geometry must be a GeometryBuffer, as rasterize returns, got {type(geometry).__name__}"
         )
-    dtype = _check_float(name, "image", image)
+    dtype = check_float(name, "image", image)
     shape = tuple(geometry.triangle_id.shape)
     if image.dim() != 4 or tuple(image.shape[:3]) != shape:
         raise ValueError(
-            f"{name}: image must be [N, H, W, C] float with N, H, W = {shape} like geometry, got {_show(image)}"
+            f"{name}: image must be [N, H, W, C] float with N, H, W = {shape} like geometry, got {show(image)}"
         )
     if image.device != geometry.triangle_id.device:
         raise ValueError(
@@ -107,7 +107,7 @@ def _check_image(name: str, image: Any, geometry: Any) -> torch.dtype:
         )
     kind = geometry.positions.dtype
     if (dtype == torch.float64) != (kind == torch.float64):
-        raise ValueError(f"{name}: image must be {str(kind)[6:]} like positions, got {_show(image)}")
+        raise ValueError(f"{name}: image must be {str(kind)[6:]} like positions, got {show(image)}")
     scene = Scene(geometry.positions, geometry.triangles, geometry.resolution, kind)
     check_image_size(name, scene, image.shape[-1])
     return dtype

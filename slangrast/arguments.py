@@ -33,18 +33,18 @@ class Scene:
 
 
 def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> Scene:
-    dtype = _check_float(name, "positions", positions)
+    dtype = check_float(name, "positions", positions)
     if positions.dim() not in (2, 3) or positions.shape[-1] != 4:
-        raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {_show(positions)}")
+        raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {show(positions)}")
     if positions.dim() == 3 and len(positions) == 0:
-        raise ValueError(f"{name}: positions must be of at least one image, got {_show(positions)}")
+        raise ValueError(f"{name}: positions must be of at least one image, got {show(positions)}")
     if positions.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name}: positions must be on the CPU or a CUDA device, got a tensor on {positions.device}")
     if not isinstance(triangles, torch.Tensor):
         raise TypeError(f"{name}: triangles must be a tensor [F, 3] of int32 or int64, got {type(triangles).__name__}")
     if triangles.dim() != 2 or triangles.shape[1] != 3 or triangles.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{name}: triangles must be [F, 3] int32 or int64, got {_show(triangles)}")
-    _check_device(name, "triangles", triangles, positions)
+        raise ValueError(f"{name}: triangles must be [F, 3] int32 or int64, got {show(triangles)}")
+    check_device(name, "triangles", triangles, positions)
     positions = positions if positions.dim() == 3 else positions[None]
     vertices = positions.shape[1]
     # On CUDA the look at the indices would stall the device, and is left out.
@@ -55,11 +55,11 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
                 f"{name}: triangles must hold indices of the {vertices} vertices, 0 to {vertices - 1}, "
                 f"got indices from {low} to {high}"
             )
-    resolution = _check_resolution(name, resolution)
-    return Scene(_computed_in(positions), triangles.to(torch.int32), resolution, dtype)
+    resolution = check_resolution(name, resolution)
+    return Scene(computed_in(positions), triangles.to(torch.int32), resolution, dtype)
 
 
-def _check_resolution(name: str, resolution: Any) -> tuple[int, int]:
+def check_resolution(name: str, resolution: Any) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in resolution)
         valid = (height, width) == tuple(resolution) and height >= 1 and width >= 1
@@ -82,18 +82,18 @@ def check_image_size(name: str, scene: Scene, channels: int) -> None:
 
 
 def check_attributes(name: str, attributes: Any, scene: Scene) -> torch.Tensor:
-    _check_float(name, "attributes", attributes)
+    check_float(name, "attributes", attributes)
     images, vertices, _ = scene.positions.shape
     if attributes.dim() not in (2, 3) or attributes.shape[-2] != vertices:
         raise ValueError(
-            f"{name}: attributes must be [N, V, C] or [V, C] float with V = {vertices}, got {_show(attributes)}"
+            f"{name}: attributes must be [N, V, C] or [V, C] float with V = {vertices}, got {show(attributes)}"
         )
-    _check_device(name, "attributes", attributes, scene.positions)
+    check_device(name, "attributes", attributes, scene.positions)
     attributes = attributes if attributes.dim() == 3 else attributes[None]
     if len(attributes) != images and 1 not in (len(attributes), images):
         raise ValueError(f"{name}: attributes must be for 1 or {images} images like positions, got {len(attributes)}")
-    _check_same_float(name, "attributes", attributes, scene)
-    return _computed_in(attributes)
+    check_same_float(name, "attributes", attributes, scene)
+    return computed_in(attributes)
 
 
 def check_background(name: str, background: Any, scene: Scene, channels: int) -> torch.Tensor:
@@ -108,9 +108,9 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
             raise TypeError(
                 f"{name}: background must be None, a number, a sequence of C numbers or a tensor, got {background!r}"
             ) from None
-    _check_float(name, "background", background)
-    _check_device(name, "background", background, scene.positions)
-    _check_same_float(name, "background", background, scene)
+    check_float(name, "background", background)
+    check_device(name, "background", background, scene.positions)
+    check_same_float(name, "background", background, scene)
     shape = tuple(background.shape)
     image, image_of_each = (height, width, channels), (images, height, width, channels)
     if shape == (images, channels) and len(shape) == 2:
@@ -120,7 +120,7 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
             f"{name}: background must be a number, [C], [N, C], [H, W, C] or [N, H, W, C] with N, H, W, C = "
             f"{image_of_each}, got {list(shape)}"
         )
-    return _computed_in(background).expand(images, height, width, channels)
+    return computed_in(background).expand(images, height, width, channels)
 
 
 def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
@@ -130,10 +130,10 @@ def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
     columns = []
     for key, value in values.items():
         if isinstance(value, torch.Tensor):
-            _check_float(name, key, value)
-            _check_device(name, key, value, scene.positions, unless_scalar=True)
+            check_float(name, key, value)
+            check_device(name, key, value, scene.positions, unless_scalar=True)
             if tuple(value.shape) not in ((), (1,), (images,)):
-                raise ValueError(f"{name}: {key} must be a number or a tensor [] or [{images}], got {_show(value)}")
+                raise ValueError(f"{name}: {key} must be a number or a tensor [] or [{images}], got {show(value)}")
             known = value.detach() if value.device.type == "cpu" else None
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             value = known = torch.tensor(float(value), dtype=torch.float64)
@@ -169,23 +169,23 @@ def check_limits(name: str, near: Any, far: Any, cutoff: Any) -> Limits:
     return Limits(float(near), float(far), float(cutoff))
 
 
-def _check_float(name: str, key: str, value: Any) -> torch.dtype:
+def check_float(name: str, key: str, value: Any) -> torch.dtype:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: {key} must be a float tensor, got {type(value).__name__}")
     if value.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        raise TypeError(f"{name}: {key} must be float32, float64, float16 or bfloat16, got {_show(value)}")
+        raise TypeError(f"{name}: {key} must be float32, float64, float16 or bfloat16, got {show(value)}")
     if value.dtype == torch.float64 and value.device.type != "cpu":
         raise ValueError(f"{name}: {key} must be float32 on {value.device}: float64 runs on the CPU, got float64")
     return value.dtype
 
 
-def _check_same_float(name: str, key: str, value: torch.Tensor, scene: Scene) -> None:
+def check_same_float(name: str, key: str, value: torch.Tensor, scene: Scene) -> None:
     if (value.dtype == torch.float64) != (scene.positions.dtype == torch.float64):
         dtype = str(scene.dtype).removeprefix("torch.")
-        raise ValueError(f"{name}: {key} must be {dtype} like positions, got {_show(value)}")
+        raise ValueError(f"{name}: {key} must be {dtype} like positions, got {show(value)}")
 
 
-def _check_device(name: str, key: str, value: torch.Tensor, like: torch.Tensor, unless_scalar: bool = False) -> None:
+def check_device(name: str, key: str, value: torch.Tensor, like: torch.Tensor, unless_scalar: bool = False) -> None:
     if value.device != like.device and not (unless_scalar and value.dim() == 0):
         raise ValueError(f"{name}: {key} must be on {like.device} like positions, got a tensor on {value.device}")
 
@@ -196,10 +196,10 @@ def choose(name: str, key: str, value: Any, allowed: dict[str, str]) -> str:
     return allowed[value]
 
 
-def _computed_in(tensor: torch.Tensor) -> torch.Tensor:
+def computed_in(tensor: torch.Tensor) -> torch.Tensor:
     """Half and bfloat16 are computed in float32; autograd casts the gradient back."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _show(tensor: torch.Tensor) -> str:
+def show(tensor: torch.Tensor) -> str:
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

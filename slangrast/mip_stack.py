@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .arguments import _computed_in
+from .arguments import computed_in
 from .op_modules import op_module
 from .texture_arguments import check_image, check_levels, check_reach
 
@@ -84,7 +84,7 @@ def make_stack(name: str, image: torch.Tensor, faces: int, levels: int | None) -
         sizes.append((max(1, height // 2), max(1, width // 2)))
     levels = check_levels(name, levels, sizes)
     batched = image if image.dim() > 3 else image[None]
-    base = _computed_in(batched).flatten(1, 3 if faces > 1 else 2)
+    base = computed_in(batched).flatten(1, 3 if faces > 1 else 2)
     stack = MipStack(base, tuple(sizes[:levels]), faces, image.dtype)
     check_reach(name, "image", stack.count_texels(levels) * base.shape[-1], base)
     return stack if levels == 1 else MipStack(_MakeMips.apply(base, stack), stack.sizes, faces, image.dtype)

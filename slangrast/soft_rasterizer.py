@@ -24,6 +24,7 @@ from .binning import Bins, bin_faces, find_extents
 from .formulas import Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import TILE, layout_of, op_module, patch_of
 from .runtime import Kernel, Module
+from .runtime.steady import steady
 
 DEPTHS = ("view", "ndc")
 
@@ -41,6 +42,7 @@ class SoftImage(NamedTuple):
     depth: torch.Tensor  # [N, H, W], along the view axis; `far` where there is nothing
 
 
+@steady()
 def soft_rasterize(
     positions: torch.Tensor,
     triangles: torch.Tensor,
@@ -158,6 +160,7 @@ def soft_rasterize(
     return SoftImage(*(image.to(scene.dtype) for image in (color, passes[0][1], passes[0][2])))
 
 
+@steady()
 def soft_silhouette(
     positions: torch.Tensor,
     triangles: torch.Tensor,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .arguments import _check_float, _computed_in, _show
+from .arguments import check_float, computed_in, show
 
 CUBE_FACES = 6
 
@@ -20,14 +20,14 @@ def choose(name: str, key: str, value: Any, allowed: Mapping[str, int]) -> int:
 
 def check_image(name: str, image: Any) -> int:
     """The number of its faces."""
-    _check_float(name, "image", image)
+    check_float(name, "image", image)
     if image.dim() not in (3, 4, 5) or 0 in image.shape[:-1]:
         raise ValueError(
             f"{name}: image must be [N, Ht, Wt, C], [Ht, Wt, C] or [N, 6, S, S, C] float with a texel at least, "
-            f"got {_show(image)}"
+            f"got {show(image)}"
         )
     if image.dim() == 5 and (image.shape[1] != CUBE_FACES or image.shape[2] != image.shape[3]):
-        raise ValueError(f"{name}: image must be [N, 6, S, S, C], 6 square faces, as a cube map, got {_show(image)}")
+        raise ValueError(f"{name}: image must be [N, 6, S, S, C], 6 square faces, as a cube map, got {show(image)}")
     if image.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name}: image must be on the CPU or a CUDA device, got a tensor on {image.device}")
     return CUBE_FACES if image.dim() == 5 else 1
@@ -77,11 +77,11 @@ def check_uv(name: str, uv: Any, wrap: str, texels: torch.Tensor, dtype: torch.d
     dimensions = 3 if wrap == "cube" else 2
     uv = _check_like_image(name, "uv", uv, texels, dtype)
     if uv.dim() != 4 or uv.shape[-1] != dimensions or len(uv) == 0:
-        raise ValueError(f"{name}: uv must be [N, H, W, {dimensions}] float with wrap {wrap!r}, got {_show(uv)}")
+        raise ValueError(f"{name}: uv must be [N, H, W, {dimensions}] float with wrap {wrap!r}, got {show(uv)}")
     images = max(len(texels), len(uv))
     if {len(texels), len(uv)} - {1, images}:
         raise ValueError(f"{name}: uv must be for 1 or {len(texels)} images like image, got {len(uv)}")
-    return _computed_in(uv).expand(images, -1, -1, -1)
+    return computed_in(uv).expand(images, -1, -1, -1)
 
 
 def check_derivatives(
@@ -96,9 +96,9 @@ def check_derivatives(
     if flat.dim() != 4 or list(flat.shape[1:]) != [*pixels[1:], 2 * dimensions] or len(flat) not in (1, len(uv)):
         raise ValueError(
             f"{name}: uv_derivatives must be {[*pixels, 2 * dimensions]} or {[*pixels, dimensions, 2]} float for this "
-            f"uv, got {_show(value)}"
+            f"uv, got {show(value)}"
         )
-    return _computed_in(flat).expand(len(uv), -1, -1, -1)
+    return computed_in(flat).expand(len(uv), -1, -1, -1)
 
 
 def check_bias(name: str, value: Any, uv: torch.Tensor, texels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -109,19 +109,19 @@ def check_bias(name: str, value: Any, uv: torch.Tensor, texels: torch.Tensor, dt
     if isinstance(value, torch.Tensor):
         value = _check_like_image(name, "mip_bias", value, texels, dtype)
         if value.dim() != 0 and (value.dim() != 3 or value.shape[1:] != pixels[1:] or len(value) not in (1, len(uv))):
-            raise ValueError(f"{name}: mip_bias must be a number or a tensor [] or {list(pixels)}, got {_show(value)}")
+            raise ValueError(f"{name}: mip_bias must be a number or a tensor [] or {list(pixels)}, got {show(value)}")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         value = texels.new_tensor(value)
     else:
         raise TypeError(f"{name}: mip_bias must be a number or a float tensor, got {type(value).__name__}")
-    return _computed_in(value).expand(pixels)
+    return computed_in(value).expand(pixels)
 
 
 def _check_like_image(name: str, key: str, value: Any, texels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    _check_float(name, key, value)
+    check_float(name, key, value)
     if value.device != texels.device:
         raise ValueError(f"{name}: {key} must be on {texels.device} like image, got a tensor on {value.device}")
     if (value.dtype == torch.float64) != (dtype == torch.float64):
         wanted = str(dtype).removeprefix("torch.")
-        raise ValueError(f"{name}: {key} must be {wanted} like image, got {_show(value)}")
+        raise ValueError(f"{name}: {key} must be {wanted} like image, got {show(value)}")
     return value

@@ -29,35 +29,29 @@ _KERNEL = re.compile(
 )
 
 
-def soft_color(dtype: torch.dtype) -> list[torch.Tensor]:
+def soft_color() -> list[torch.Tensor]:
     """Two views of a sphere: soft colour, depth and silhouette."""
-    vertices, colors = _mesh(dtype)
-    sigma = torch.tensor(2e-3, dtype=dtype, requires_grad=True)
+    vertices, colors = _mesh()
+    sigma = torch.tensor(2e-3, requires_grad=True)
     image = sr.soft_rasterize(_project(vertices), _SPHERE.triangles, colors, RESOLUTION, sigma=sigma)
     return _with_gradients([image.color, image.silhouette, image.depth], [vertices, colors, sigma])
 
 
-def soft_silhouette(dtype: torch.dtype) -> list[torch.Tensor]:
-    vertices, _ = _mesh(dtype)
-    silhouette = sr.soft_silhouette(_project(vertices), _SPHERE.triangles, RESOLUTION, sigma=2e-3)
-    return _with_gradients([silhouette], [vertices])
-
-
-def nearest_color(dtype: torch.dtype) -> list[torch.Tensor]:
+def nearest_color() -> list[torch.Tensor]:
     """Aggregations that keep a winner for each pixel."""
-    vertices, colors = _mesh(dtype)
+    vertices, colors = _mesh()
     image = sr.soft_rasterize(
         _project(vertices), _SPHERE.triangles, colors, RESOLUTION, sigma=2e-3, aggregation="hard", silhouette="max"
     )
     return _with_gradients([image.color, image.silhouette, image.depth], [vertices, colors])
 
 
-def textured(dtype: torch.dtype) -> list[torch.Tensor]:
+def textured() -> list[torch.Tensor]:
     """Rasterize, interpolate with derivatives, look up a texture in its mip stack, blend edges."""
-    vertices, _ = _mesh(dtype)
+    vertices, _ = _mesh()
     generator = torch.Generator().manual_seed(5)
-    uv = torch.rand(len(vertices), 2, generator=generator).to(dtype).requires_grad_()
-    image = torch.rand(16, 8, 3, generator=generator).to(dtype).requires_grad_()
+    uv = torch.rand(len(vertices), 2, generator=generator).requires_grad_()
+    image = torch.rand(16, 8, 3, generator=generator).requires_grad_()
     geometry = sr.rasterize(_project(vertices), _SPHERE.triangles, RESOLUTION)
     at, slopes = sr.interpolate(geometry, uv, derivatives=True)
     color = sr.texture(image, at, uv_derivatives=slopes, filter="linear_mipmap_linear")
@@ -68,8 +62,8 @@ def textured(dtype: torch.dtype) -> list[torch.Tensor]:
     return _with_gradients(outputs, [vertices, uv, image])
 
 
-SCENES: dict[str, Callable[[torch.dtype], list[torch.Tensor]]] = {
-    scene.__name__: scene for scene in (soft_color, soft_silhouette, nearest_color, textured)
+SCENES: dict[str, Callable[[], list[torch.Tensor]]] = {
+    scene.__name__: scene for scene in (soft_color, nearest_color, textured)
 }
 
 _SPHERE = sr.icosphere(1)
@@ -131,20 +125,20 @@ def slangc_once(folder: Path) -> Iterator[None]:
         cpu_engine.compile_slang = compile_slang
 
 
-def _mesh(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    vertices = _SPHERE.vertices.to(dtype).clone().requires_grad_()
-    colors = torch.rand(len(vertices), 3, generator=torch.Generator().manual_seed(3)).to(dtype).requires_grad_()
+def _mesh() -> tuple[torch.Tensor, torch.Tensor]:
+    vertices = _SPHERE.vertices.clone().requires_grad_()
+    colors = torch.rand(len(vertices), 3, generator=torch.Generator().manual_seed(3)).requires_grad_()
     return vertices, colors
 
 
 def _project(vertices: torch.Tensor) -> torch.Tensor:
-    return sr.transform(vertices, _CAMERA.matrix.to(vertices.dtype))
+    return _CAMERA.project(vertices)
 
 
 def _with_gradients(outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """The outputs, and the gradients of a weighted sum of them."""
     generator = torch.Generator().manual_seed(7)
-    weights = [torch.rand(output.shape, generator=generator).to(output.dtype) for output in outputs]
+    weights = [torch.rand(output.shape, generator=generator) for output in outputs]
     sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True)).backward()
     return [tensor.detach() for tensor in outputs] + [tensor.grad for tensor in inputs]
 
@@ -152,7 +146,7 @@ def _with_gradients(outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> 
 if __name__ == "__main__":
     with slangc_once(Path(sys.argv[1])), recorded_kernels() as launched:
         for scene in SCENES.values():
-            for tensor in scene(torch.float32):
+            for tensor in scene():
                 assert tensor.isfinite().all(), scene.__name__
         check_all_ran(launched)
     print(*sorted(launched))

@@ -39,12 +39,8 @@ def results(slangc_folder: Path) -> Results:
     """What each engine makes of the scenes. Side by side, for most of it is compilation."""
 
     def run(engine: str) -> list[torch.Tensor]:
-        tensors = []
         with ENGINES[engine]():
-            for name, scene in SCENES.items():
-                # One scene in double is enough: the text is the same.
-                tensors += scene(torch.float64 if name == "nearest_color" else torch.float32)
-        return tensors
+            return [tensor for scene in SCENES.values() for tensor in scene()]
 
     with slangc_once(slangc_folder), recorded_kernels() as launched, ThreadPoolExecutor(len(ENGINES)) as pool:
         found = dict(zip(ENGINES, pool.map(run, ENGINES), strict=True))
@@ -55,8 +51,7 @@ def results(slangc_folder: Path) -> Results:
 @pytest.mark.parametrize("engine", ["debug", "simt"])
 def test_no_fault_and_the_same_results(results: Results, engine: str) -> None:
     for got, expected in zip(results[engine], results["release"], strict=True):
-        rtol, atol = (1e-9, 1e-12) if got.dtype == torch.float64 else (1e-3, 1e-5)
-        torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

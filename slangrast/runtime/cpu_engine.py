@@ -101,8 +101,8 @@ def load_cpu_module(request: BuildRequest) -> CpuModule:
     compiler = host_compiler()
     if request.sanitizer and request.simt:
         raise ShaderError(
-            f"SLANGRAST_SANITIZE={request.sanitizer}: sanitizers cannot follow the stacks of engine='simt'; run them with "
-            "engine='cpu'"
+            f"SLANGRAST_SANITIZE={request.sanitizer}: sanitizers cannot follow the stacks of engine='simt'; run them "
+            "with engine='cpu'"
         )
     if request.sanitizer:
         require_runtime(request.sanitizer, compiler.command)
