@@ -45,6 +45,23 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
 
     Triangles that pass through the eye are treated exactly: what counts is the part before the eye. Where an edge ends
     at the near or far plane nothing is blended. An empty pixel is farther than any other.
+
+    Example:
+        >>> import torch, slangrast as sr
+        >>> corners = [[-1, -1, 0, 1], [0.1, -1, 0, 1], [-1, 1, 0, 1], [0.1, 1, 0, 1]]  # its right edge is at 2.2 pixels
+        >>> positions = torch.tensor(corners, dtype=torch.float32, requires_grad=True)
+        >>> geometry = sr.rasterize(positions, torch.tensor([[0, 1, 2], [1, 3, 2]]), (2, 4))
+        >>> white = geometry.mask[..., None].float()
+        >>> white[0, ..., 0]
+        tensor([[1., 1., 0., 0.],
+                [1., 1., 0., 0.]])
+        >>> image = sr.antialias(white, geometry)
+        >>> image.detach()[0, ..., 0]
+        tensor([[1.0000, 1.0000, 0.2000, 0.0000],
+                [1.0000, 1.0000, 0.2000, 0.0000]])
+        >>> image.sum().backward()
+        >>> positions.grad[:, 0].round(decimals=4)  # how the area grows, in pixels, as a corner moves to the right
+        tensor([0., 2., 0., 2.])
     """
     name = "antialias"
     dtype = _check_image(name, image, geometry)
@@ -81,6 +98,19 @@ def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tenso
 
     The gradient is an estimate, not the derivative of the image returned, which is a step function. Vertices at equal
     positions are one, as in `antialias`. A surface that no pixel centre sees has no gradient.
+
+    Example:
+        >>> import torch, slangrast as sr
+        >>> corners = [[-1, -1, 0, 1], [0.1, -1, 0, 1], [-1, 1, 0, 1], [0.1, 1, 0, 1]]
+        >>> positions = torch.tensor(corners, dtype=torch.float32, requires_grad=True)
+        >>> geometry = sr.rasterize(positions, torch.tensor([[0, 1, 2], [1, 3, 2]]), (2, 4))
+        >>> white = geometry.mask[..., None].float()  # nothing here depends on positions smoothly
+        >>> image = sr.edge_gradients(white, geometry)
+        >>> torch.equal(image, white)
+        True
+        >>> image.sum().backward()
+        >>> positions.grad[:, 0].round(decimals=4)  # how the area grows, in pixels, as a corner moves to the right
+        tensor([0., 2., 0., 2.])
     """
     name = "edge_gradients"
     dtype = _check_image(name, image, geometry)

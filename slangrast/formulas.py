@@ -18,11 +18,15 @@ from .runtime.shader_paths import shader_folder
 
 @dataclass(frozen=True)
 class Shipped:
-    """A struct in shaders/: the values that its fields have where none are given, and between what they must be."""
+    """A struct in shaders/: the values that its fields have where none are given, and between what they must be.
+
+    `module` is its file, where that is not the one of its interface: the fewer are read, the sooner a shader compiles.
+    """
 
     struct: str
     defaults: Mapping[str, float] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    module: str = ""
 
 
 COVERAGES = {
@@ -34,23 +38,23 @@ COVERAGES = {
 }
 FALLOFFS = {
     "logistic": Shipped("Logistic"),
-    "hard": Shipped("Heaviside"),
-    "uniform": Shipped("Uniform"),
-    "cubic_hermite": Shipped("CubicHermite"),
-    "wigner_semicircle": Shipped("WignerSemicircle"),
-    "gaussian": Shipped("Gaussian"),
-    "laplace": Shipped("Laplace"),
-    "gudermannian": Shipped("Gudermannian"),
-    "cauchy": Shipped("Cauchy"),
-    "reciprocal": Shipped("Reciprocal"),
-    "gumbel_max": Shipped("GumbelMax"),
-    "gumbel_min": Shipped("GumbelMin"),
-    "exponential": Shipped("Exponential", {"shift": 0.0}),
-    "exponential_reversed": Shipped("ExponentialReversed", {"shift": 0.0}),
-    "gamma": Shipped("Gamma", {"p": 2.0, "shift": 0.0}, {"p": (0.1, 100.0)}),
-    "gamma_reversed": Shipped("GammaReversed", {"p": 2.0, "shift": 0.0}, {"p": (0.1, 100.0)}),
-    "levy": Shipped("Levy", {"shift": 0.0}),
-    "levy_reversed": Shipped("LevyReversed", {"shift": 0.0}),
+    "hard": Shipped("Heaviside", module="gendr_falloffs"),
+    "uniform": Shipped("Uniform", module="gendr_falloffs"),
+    "cubic_hermite": Shipped("CubicHermite", module="gendr_falloffs"),
+    "wigner_semicircle": Shipped("WignerSemicircle", module="gendr_falloffs"),
+    "gaussian": Shipped("Gaussian", module="gendr_falloffs"),
+    "laplace": Shipped("Laplace", module="gendr_falloffs"),
+    "gudermannian": Shipped("Gudermannian", module="gendr_falloffs"),
+    "cauchy": Shipped("Cauchy", module="gendr_falloffs"),
+    "reciprocal": Shipped("Reciprocal", module="gendr_falloffs"),
+    "gumbel_max": Shipped("GumbelMax", module="gendr_falloffs"),
+    "gumbel_min": Shipped("GumbelMin", module="gendr_falloffs"),
+    "exponential": Shipped("Exponential", {"shift": 0.0}, module="gendr_falloffs"),
+    "exponential_reversed": Shipped("ExponentialReversed", {"shift": 0.0}, module="gendr_falloffs"),
+    "gamma": Shipped("Gamma", {"p": 2.0, "shift": 0.0}, {"p": (0.1, 100.0)}, module="gendr_falloffs"),
+    "gamma_reversed": Shipped("GammaReversed", {"p": 2.0, "shift": 0.0}, {"p": (0.1, 100.0)}, module="gendr_falloffs"),
+    "levy": Shipped("Levy", {"shift": 0.0}, module="gendr_falloffs"),
+    "levy_reversed": Shipped("LevyReversed", {"shift": 0.0}, module="gendr_falloffs"),
 }
 AGGREGATIONS = {
     "softmax": Shipped("Softmax"),
@@ -61,13 +65,13 @@ SILHOUETTES = {
     "probabilistic": Shipped("Probabilistic"),
     "max": Shipped("Largest"),
     "sum": Shipped("ClampedSum"),
-    "einstein": Shipped("Einstein"),
-    "hamacher": Shipped("Hamacher", {"p": 0.5}, {"p": (1e-6, 1e6)}),
-    "frank": Shipped("Frank", {"p": 4.0}, {"p": (1e-4, 1e4)}),
-    "yager": Shipped("Yager", {"p": 2.0}, {"p": (1e-2, 8.0)}),
-    "aczel_alsina": Shipped("AczelAlsina", {"p": 2.0}, {"p": (1e-2, 8.0)}),
-    "dombi": Shipped("Dombi", {"p": 2.0}, {"p": (1e-2, 4.0)}),
-    "schweizer_sklar": Shipped("SchweizerSklar", {"p": -1.0}, {"p": (-4.0, -0.01)}),
+    "einstein": Shipped("Einstein", module="gendr_silhouettes"),
+    "hamacher": Shipped("Hamacher", {"p": 0.5}, {"p": (1e-6, 1e6)}, module="gendr_silhouettes"),
+    "frank": Shipped("Frank", {"p": 4.0}, {"p": (1e-4, 1e4)}, module="gendr_silhouettes"),
+    "yager": Shipped("Yager", {"p": 2.0}, {"p": (1e-2, 8.0)}, module="gendr_silhouettes"),
+    "aczel_alsina": Shipped("AczelAlsina", {"p": 2.0}, {"p": (1e-2, 8.0)}, module="gendr_silhouettes"),
+    "dombi": Shipped("Dombi", {"p": 2.0}, {"p": (1e-2, 4.0)}, module="gendr_silhouettes"),
+    "schweizer_sklar": Shipped("SchweizerSklar", {"p": -1.0}, {"p": (-4.0, -0.01)}, module="gendr_silhouettes"),
 }
 FRAGMENTS = {
     "lambert": Shipped("Lambert"),
@@ -118,12 +122,18 @@ class Formula:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which struct fills a place. `file` is empty for a shipped one."""
+    """Which struct fills a place: a user's in `file`, or a shipped one, in `module` where the interface is elsewhere."""
 
     kind: str
     struct: str
     file: str = ""
     has_fields: bool = True
+    module: str = ""
+
+    @property
+    def imported(self) -> str:
+        """What to import for it, as Slang spells it."""
+        return f'"{self.file}"' if self.file else self.module
 
 
 def choose_formula(caller: str, kind: str, value: str | Formula) -> tuple[Choice, dict[str, Any]]:
@@ -140,7 +150,8 @@ def choose_formula(caller: str, kind: str, value: str | Formula) -> tuple[Choice
         shipped = KINDS[kind].shipped[name]
         has_fields = bool(shipped.defaults) or kind == "fragment"
         _check_ranges(caller, kind, name, given, shipped.ranges)
-        return Choice(kind, shipped.struct, has_fields=has_fields), {**shipped.defaults, **given}
+        choice = Choice(kind, shipped.struct, has_fields=has_fields, module=shipped.module)
+        return choice, {**shipped.defaults, **given}
     file, separator, struct = name.rpartition(":")
     if not separator or not file.endswith(".slang") or not struct.isidentifier():
         raise ValueError(
@@ -225,8 +236,8 @@ def describe(choices: tuple[Choice, ...]) -> Layout:
     set_parameters: list[str] = []
     for choice in choices:
         defines[choice.kind.upper()] = choice.struct
-        if choice.file:
-            defines[f"{choice.kind.upper()}_FILE"] = f'"{choice.file}"'
+        if choice.imported:
+            defines[f"{choice.kind.upper()}_FILE"] = choice.imported
         if not choice.has_fields:
             continue
         types = _reflect(choice)
@@ -266,8 +277,8 @@ def _reflect(choice: Choice) -> dict[str, Any]:
         "INTERFACE": KINDS[choice.kind].interface,
         "IS_FRAGMENT_SHADER": str(int(choice.kind == "fragment")),
     }
-    if choice.file:
-        defines["FORMULA_FILE"] = f'"{choice.file}"'
+    if choice.imported:
+        defines["FORMULA_FILE"] = choice.imported
     path = shader_folder() / "describe_formula.slang"
     try:
         return parameters_of(BuildRequest(str(path.resolve()), defines, (str(shader_folder()),)), "describe_formula")

@@ -34,6 +34,18 @@ def interpolate(
     Raises:
         ValueError: attributes have not the shape above, or are on another device; there is no such channel.
         TypeError: an argument is not of the type above.
+
+    Example:
+        >>> import slangrast as sr
+        >>> floor = sr.plane()
+        >>> positions = sr.Camera.look_at((0.0, -3.0, 2.0)).project(floor.vertices)
+        >>> geometry = sr.rasterize(positions, floor.triangles, (64, 64))
+        >>> uv, slopes = sr.interpolate(geometry, floor.uv, derivatives=True)
+        >>> uv.shape, slopes.shape
+        (torch.Size([1, 64, 64, 2]), torch.Size([1, 64, 64, 2, 2]))
+        >>> normals = sr.interpolate(geometry, floor.vertex_normals())  # the same geometry serves again
+        >>> normals[0, 32, 32].round(decimals=4)
+        tensor([0., 0., 1.])
     """
     name = "interpolate"
     if not isinstance(geometry, GeometryBuffer):

@@ -71,6 +71,14 @@ def mip_stack(image: torch.Tensor, levels: int | None = None) -> MipStack:
 
     Raises:
         ValueError, TypeError: an argument is none of the above.
+
+    Example:
+        >>> import torch, slangrast as sr
+        >>> stack = sr.mip_stack(torch.ones(6, 9, 3))
+        >>> stack.sizes
+        ((6, 9), (3, 4), (1, 2), (1, 1))
+        >>> stack.level(1).shape
+        torch.Size([1, 3, 4, 3])
     """
     faces = check_image("mip_stack", image)
     return make_stack("mip_stack", image, faces, levels)

@@ -88,6 +88,16 @@ def rasterize(
         TypeError: an argument is not of the type above.
 
     A triangle that has a coordinate which is not finite, or no area, is dropped.
+
+    Example:
+        >>> import torch, slangrast as sr
+        >>> corners = [[-1, -1, 0, 1], [1, -1, 0, 1], [-1, 1, 0, 1], [1, 1, 0, 1]]  # of the image, half way in depth
+        >>> positions = torch.tensor(corners, dtype=torch.float32)
+        >>> geometry = sr.rasterize(positions, torch.tensor([[0, 1, 2], [1, 3, 2]]), (3, 4))
+        >>> geometry.triangle_id[0]
+        tensor([[0, 1, 1, 1],
+                [0, 0, 1, 1],
+                [0, 0, 0, 1]], dtype=torch.int32)
     """
     name = "rasterize"
     scene = check_scene(name, positions, triangles, resolution)
@@ -118,6 +128,17 @@ def peel(geometry: GeometryBuffer) -> GeometryBuffer:
 
     Returns:
         A `GeometryBuffer` of the same positions, triangles and resolution, differentiable like the first.
+
+    Example:
+        >>> import torch, slangrast as sr
+        >>> camera = sr.Camera.look_at((0.0, 0.0, 4.0))
+        >>> sphere = sr.icosphere()
+        >>> front = sr.rasterize(camera.project(sphere.vertices), sphere.triangles, (33, 33))
+        >>> back = sr.peel(front)
+        >>> [round(1 / layer.inverse_w[0, 16, 16].item(), 2) for layer in (front, back)]  # how far they are
+        [3.0, 5.0]
+        >>> sr.peel(back).mask.any()  # a sphere has two layers
+        tensor(False)
     """
     if not isinstance(geometry, GeometryBuffer):
         raise TypeError(f"peel: geometry must be a GeometryBuffer, got {type(geometry).__name__}")

@@ -74,6 +74,16 @@ def texture(
     of a cube, where colours are therefore continuous; at its corners, where three texels meet, their mean stands in for
     the fourth. The level of detail is that of the face, and may step at an edge. Colours bend, and the gradient is that
     of one side, where a point is level with a texel centre, or a level of detail is a whole number.
+
+    Example:
+        >>> import torch, slangrast as sr
+        >>> image = torch.tensor([[0.0, 1.0], [2.0, 3.0]])[..., None]  # its lower left texel is 2
+        >>> uv = torch.tensor([[[[0.25, 0.25], [0.5, 0.25], [0.5, 0.5]]]])
+        >>> sr.texture(image, uv)[0, 0, :, 0]
+        tensor([2.0000, 2.5000, 1.5000])
+        >>> mips = sr.mip_stack(image)
+        >>> sr.texture(mips, uv, filter="linear_mipmap_linear", mip_bias=1.0)[0, 0, :, 0]  # of one texel, the mean
+        tensor([1.5000, 1.5000, 1.5000])
     """
     name = "texture"
     modes = choose(name, "filter", filter, FILTERS), choose(name, "wrap", wrap, WRAPS)

@@ -117,11 +117,12 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
         "interpolate": ("interpolate", {}),
     }
     for index, (coverage, aggregation, silhouette, channels, with_color) in enumerate(rasterizer):
+        more = {"SILHOUETTE_FILE": silhouette.module} if silhouette.module else {}
         coverage, aggregation, silhouette = coverage.struct, aggregation.struct, silhouette.struct
         shape = {"COVERAGE": coverage, "FALLOFF": "Logistic"}
         found[f"bin-{coverage}"] = ("bin", shape)
         found[f"{coverage}-{aggregation}-{silhouette}-{channels}-{with_color}"] = "soft_rasterizer", {
-            **shape, "AGGREGATION": aggregation, "SILHOUETTE": silhouette, "CHANNELS": channels,
+            **shape, **more, "AGGREGATION": aggregation, "SILHOUETTE": silhouette, "CHANNELS": channels,
             "KEEPS_NEAREST": int(aggregation == "NearestFace"), "KEEPS_LARGEST": int(silhouette == "Largest"),
             "WITH_COLOR": with_color, "VIEW_DEPTH": index % 2, "PERSPECTIVE_CORRECT": 1 - index // 4,
             "TILE": TILE, "PATCH": 1,

@@ -13,8 +13,8 @@ _ADVICE = """\
 Any other line of {file} will do as well, or of a file that it imports. A line may be in the derivatives too: gdb then
 stops in each. `info args`, `info locals` and `print NAME` (gdb) or `frame variable` (lldb) show values; slangc puts a
 number behind each name, so that `x` is `x_0` or `x_1`. `threadIdx` and `blockIdx` tell which thread it is, and with
-torch.set_num_threads(1) blocks come in order. `break slangrast::stop_at` stops where a fault is found, before it becomes
-an exception."""
+torch.set_num_threads(1) blocks come in order. `break slangrast::stop_at` stops where a fault is found, before it
+becomes an exception."""
 
 
 def debugger_hint(path: str, kernels: Mapping[str, KernelPlace] | None) -> str:

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from watchfiles import watch as changes_in
-
 from .cache import digest
 from .errors import ShaderError
 from .module import Module, Reload, commit_together, find_shader, loaded_modules
@@ -109,6 +107,8 @@ class Watch:
         return f"<slangrast watch of {Path(self._path).name}>"
 
     def _run(self) -> None:
+        from watchfiles import watch as changes_in  # half of what importing slangrast would take
+
         while not self._stopping.is_set():
             folders = self._folders()
             looks = changes_in(
