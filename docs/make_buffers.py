@@ -18,7 +18,7 @@ import slangrast as sr
 FOLDER = Path(__file__).parent
 SIZE = (240, 240)
 BACKGROUND = torch.tensor([0.93, 0.95, 0.98])
-INSET = (slice(66, 88), slice(52, 74))  # rows and columns of the pixels that are shown enlarged
+INSET = (slice(74, 94), slice(51, 71))  # rows and columns of the pixels that are shown enlarged
 
 
 def ring() -> tuple[sr.Mesh, Tensor]:
@@ -111,7 +111,7 @@ def depth_colors(depth: Tensor) -> Tensor:
 def enlarge(axis: plt.Axes, pixels: np.ndarray) -> None:
     """Show a few pixels large, in a corner."""
     rows, columns = INSET
-    inset = axis.inset_axes((0.57, 0.6, 0.43, 0.4))
+    inset = axis.inset_axes((0.64, 0.64, 0.36, 0.36))
     inset.imshow(
         pixels[INSET],
         interpolation="nearest",

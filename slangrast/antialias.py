@@ -48,7 +48,7 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
 
     Example:
         >>> import torch, slangrast as sr
-        >>> corners = [[-1, -1, 0, 1], [0.1, -1, 0, 1], [-1, 1, 0, 1], [0.1, 1, 0, 1]]  # its right edge is at 2.2 pixels
+        >>> corners = [[-1, -1, 0, 1], [0.1, -1, 0, 1], [-1, 1, 0, 1], [0.1, 1, 0, 1]]  # right edge at 2.2 pixels
         >>> positions = torch.tensor(corners, dtype=torch.float32, requires_grad=True)
         >>> geometry = sr.rasterize(positions, torch.tensor([[0, 1, 2], [1, 3, 2]]), (2, 4))
         >>> white = geometry.mask[..., None].float()

@@ -122,7 +122,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which struct fills a place: a user's in `file`, or a shipped one, in `module` where the interface is elsewhere."""
+    """Which struct fills a place: a user's in `file`, or a shipped one (in `module`, if not in its interface's)."""
 
     kind: str
     struct: str

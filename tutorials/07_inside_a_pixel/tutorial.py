@@ -75,9 +75,7 @@ assert torch.allclose(1 / interpolate(on_screen, 1 / distance)[covered][:, 0], b
 assert torch.all((right.sum(2).abs() < 1e-5) & (down.sum(2).abs() < 1e-5))  # what one vertex gains, others lose
 assert torch.all(interpolate(right, distance).abs() < 1e-4)  # the floor is level: no pixel to the right is farther away
 further = interpolate(down, distance)[..., 0]
-by_rows = (-4 / HEIGHT / (1 - height) ** 2).expand(
-    HEIGHT, WIDTH
-)  # of 2 / (1 - h), where h falls 2 / HEIGHT for each row
+by_rows = (-4 / HEIGHT / (1 - height) ** 2).expand(HEIGHT, WIDTH)  # 2 / (1 - h), as h falls by 2 / HEIGHT
 assert torch.allclose(further[covered], by_rows[covered], rtol=1e-3)
 
 # %% What it is for: the squares that one pixel covers. Where that nears one, a pattern of squares can only flicker.
@@ -162,5 +160,5 @@ axes["G"].legend()
 figure.savefig(HERE / "figure.png", dpi=110)
 
 # %% Try this: let FAR come closer to NEAR: 4, 2, 1.5. When can you no longer tell the two kinds of weights apart? Then
-# set NEAR to -1. What becomes of a vertex behind the eye when it is divided by its w, and which assert takes notice? The
-# shipped rasterizer never divides, and draws that floor too: see how in shaders/homogeneous.slang.
+# set NEAR to -1. What becomes of a vertex behind the eye when it is divided by its w, and which assert takes notice?
+# The shipped rasterizer never divides, and draws that floor too: see how in shaders/homogeneous.slang.

@@ -1,14 +1,14 @@
 """What can an image of hard edges tell its vertices?
 
 You will learn
-- which part of the truth the gradients inside triangles know, and which they miss;
+- which part of an image's change the gradients inside triangles know, and which they miss;
 - what `antialias` adds at silhouettes, and `edge_gradients` also where triangles pass through each other;
 - how to check a gradient of moving edges, where the image itself gives no difference to compare with.
 
 Run `python tutorial.py`. It uses the rasterizers of slangrast, and writes figure.png beside itself.
 """
 
-# %% The scene: a flat blue triangle, and a warm one that passes through it. w is 1, so that z is the depth, from -1 to 1.
+# %% The scene: a flat blue triangle, and a warm one that passes through it. w is 1, and z is depth, from -1 to 1.
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -98,8 +98,8 @@ moves = torch.eye(positions.numel(), device=device).view(*positions.shape, *posi
 exact_gradient = torch.stack([(exact_change(move) * weights).sum() for move in moves]).view(-1, 3)
 gradients = {way: gradient(way) for way in WAYS}
 
-# %% Cosine 1 is the right direction, size 1 the right length. `inside` misses every edge. `antialias` misses the line at
-# which the triangles pass through each other, and with it all of z. `edge_gradients` shares each edge between two pixels.
+# %% Cosine 1 is the right direction, size 1 the right length. `inside` misses every edge. `antialias` misses the line
+# where the triangles pass through each other, and with it all of z. `edge_gradients` finds it.
 cosines = {}
 for way, grad in gradients.items():
     cosines[way] = torch.cosine_similarity(grad.flatten(), exact_gradient.flatten(), dim=0).item()
@@ -120,7 +120,7 @@ off = (images["soft"] - exact(positions)[0]).abs().mean() / (images["antialias"]
 print(f"soft: told {told:.1f}, difference {difference:.1f}; {off:.0f} times as far from the exact image as antialias")
 assert torch.isclose(told, difference, rtol=0.01) and off > 2.0
 
-# %% The figure. Rows: the images; how green changes as the warm triangle moves to the right; each gradient on the truth.
+# %% The figure. Rows: the images; how green changes as the warm triangle moves to the right; the gradients.
 mosaic = [["exact", *WAYS], [f"{way} change" for way in ("exact", *WAYS)], ["weights", *(f"{w} fit" for w in WAYS)]]
 figure, axes = plt.subplot_mosaic(mosaic, figsize=(13, 6.6), height_ratios=(2, 2, 2.4), layout="constrained")
 for way, image in {"exact": exact(positions)[0], **images, "weights": 0.5 + 0.5 * weights}.items():
@@ -133,13 +133,13 @@ for way in ("weights", *changes, *(f"{way} change" for way in changes)):
 axes["exact change"].set_ylabel("change of green")
 figure.colorbar(drawn, ax=[axes["soft change"]], ticks=(-10, -1, 0, 1, 10), format="%d")
 
-# %% Each point is one coordinate of one vertex: on the line where the gradient tells the truth.
+# %% Each point is one coordinate of one vertex: on the grey line where the gradient is right.
 for way, grad in gradients.items():
     axis = axes[f"{way} fit"]
-    axis.plot((-140, 90), (-140, 90), "0.8")
+    axis.plot((-160, 90), (-160, 90), "0.8")
     for k, name in enumerate("xyz"):
         axis.plot(exact_gradient[:, k].cpu(), grad[:, k].cpu(), "o^s"[k], markersize=4, label=f"of {name}")
-    axis.set(title=f"cosine {cosines[way]:.3f}", xlabel="exact gradient", xlim=(-140, 90), ylim=(-140, 90))
+    axis.set(title=f"cosine {cosines[way]:.3f}", xlabel="exact gradient", xlim=(-160, 90), ylim=(-160, 90))
 axes["inside fit"].set_ylabel("gradient told")
 axes["inside fit"].legend(loc="lower right")
 figure.savefig(HERE / "figure.png", dpi=110)
