@@ -74,6 +74,21 @@ def test_the_example_at_the_top_of_the_repository_runs(tmp_path: Path, monkeypat
     assert names["sharpness"].grad.isfinite() and names["sharpness"].grad != 0
 
 
+def test_the_hard_path_at_the_top_of_the_repository_runs() -> None:
+    top = (Path(__file__).parent.parent / "README.md").read_text().partition("## Rasterize once")[2]
+    program = re.search(r"```python\n(.*?)```", top, re.DOTALL)
+    assert program
+    mesh, camera = sr.cube(), sr.Camera.orbit(4.0, 30.0, 20.0, fov_degrees=45)
+    numbers = torch.Generator().manual_seed(0)
+    names = {
+        "sr": sr, "positions": camera.project(mesh.vertices), "triangles": mesh.triangles,
+        "vertex_uv": torch.rand(len(mesh.vertices), 2, generator=numbers),
+        "image": torch.rand(8, 8, 3, generator=numbers),
+    }  # fmt: skip
+    exec(program[1], names)
+    assert names["color"].shape == (1, 256, 256, 3) and names["color"].max() > 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_shipped_formula_is_in_the_readme(kind: str) -> None:
     assert all(f"`{name}`" in README for name in KINDS[kind].shipped)
