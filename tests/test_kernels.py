@@ -139,7 +139,7 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
 def ptxas_report(folder: Path, shader: str, defines: dict[str, object]) -> str:
     """What ptxas says of registers and spills when slangc's CUDA text of a shader becomes a cubin."""
     text, cubin = folder / f"{shader}.cu", folder / f"{shader}.cubin"
-    options = [f"-D{name}={value}" for name, value in defines.items()]
+    options = [f"-D{name}={value}" for name, value in defines.items()] + ["-I", str(shader_folder())]
     for command in (
         [slangc_path(), shader_folder() / f"{shader}.slang", "-target", "cuda", "-o", text, *options],
         ["nvcc", "-cubin", "-arch=sm_90", "-Xptxas", "-v", "-w", text, "-o", cubin],
