@@ -252,13 +252,8 @@ class _Variant:
     def keeps_largest(self) -> bool:
         return Choice("silhouette", "Largest", has_fields=False) in self.choices
 
-    @property
-    def shape(self) -> tuple[Choice, ...]:
-        """What decides where a face reaches."""
-        return tuple(choice for choice in self.choices if choice.kind in ("coverage", "falloff"))
-
-    def given_to(self, choices: tuple[Choice, ...]) -> dict[str, Mapping[str, Any]]:
-        return {choice.kind: self.given[choice.kind] for choice in choices}
+    def only(self, kind: str) -> tuple[Choice, ...]:
+        return tuple(choice for choice in self.choices if choice.kind == kind)
 
     def module(self, channels: int | None, like: torch.Tensor) -> Module:
         """The kernel for an image of `channels`. None: as many as the fragment shader gives."""
@@ -284,15 +279,23 @@ def _bin(
     cull_backfaces: bool,
 ) -> Bins:
     with torch.no_grad():
-        module = op_module("bin", screen, choices=variant.shape)
-        layout, given = layout_of(module), variant.given_to(variant.shape)
-        parameters = pack_parameters(caller, layout, given, softness)
-        fields = pack_tensors(caller, layout, given, screen)
-        tensors = {field.argument: tensor for field, tensor in zip(layout.tensors, fields, strict=True)}
-        extents = _extents(module, parameters, tensors, limits.cutoff)
+        extents = _extents(caller, variant, softness, screen, limits.cutoff)
+        module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, screen)
         return bin_faces(
             module, screen, scene.triangles, parameters, tensors, extents, scene.resolution, cull_backfaces
         )
+
+
+def _prepare(
+    caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, screen: torch.Tensor
+) -> tuple[Module, torch.Tensor, dict[str, torch.Tensor]]:
+    """A module compiled for the formula of one kind, its parameters and its tensors, by argument."""
+    choices = variant.only(kind)
+    module = op_module(shader, screen, choices=choices)
+    layout, given = layout_of(module), {kind: variant.given[kind]}
+    tensors = pack_tensors(caller, layout, given, screen)
+    arguments = {field.argument: tensor for field, tensor in zip(layout.tensors, tensors, strict=True)}
+    return module, pack_parameters(caller, layout, given, softness), arguments
 
 
 _EXTENTS: dict[tuple, torch.Tensor] = {}  # of falloffs without parameters, by build and cutoff
@@ -300,12 +303,13 @@ _MOST_EXTENTS = 64
 
 
 def _extents(
-    module: Module, parameters: torch.Tensor, tensors: Mapping[str, torch.Tensor], cutoff: float
+    caller: str, variant: _Variant, softness: torch.Tensor, screen: torch.Tensor, cutoff: float
 ) -> torch.Tensor:
     """[N], as `find_extents`; without a launch where the falloff is as it was."""
+    module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, screen)
     if layout_of(module).fields_of("falloff"):
         return find_extents(module, parameters, tensors, cutoff)
-    known = (module.key, cutoff, parameters.dtype, parameters.device)
+    known = (module.key, cutoff, screen.dtype, screen.device)
     if known not in _EXTENTS:
         if len(_EXTENTS) >= _MOST_EXTENTS:
             _EXTENTS.clear()

@@ -33,7 +33,7 @@ def binned(
     defines = {"COVERAGE": COVERAGES[name].struct, "FALLOFF": "Logistic"}
     module = sr.load_module("bin", device=screen.device.type, defines=defines)
     parameters = torch.tensor([[sigma, 1.0, 0.0] for sigma in sigmas], device=screen.device)
-    extents = find_extents(module, parameters, {}, CUTOFF)
+    extents = find_extents(sr.load_module("extents", device=screen.device.type), parameters, {}, CUTOFF)
     return bin_faces(module, screen, triangles, parameters, {}, extents, size, False)
 
 

@@ -183,7 +183,7 @@ def test_edits_of_a_formula_reach_the_op_after_a_reload(tmp_path: Path) -> None:
 
     def reload() -> None:
         modules = [module for module in loaded_modules() if str(file) in module.files]
-        assert len(modules) == 2  # for binning, for the image
+        assert len(modules) == 2  # for its extent, for the image
         assert all([module.reload() for module in modules])
 
     file.write_text(text.format("", 0.25))

@@ -111,6 +111,7 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
     )  # fmt: skip
     found: dict[str, tuple[str, dict[str, object]]] = {"project": ("project", {}), "texture": ("texture", {})}
     found |= {
+        "extents": ("extents", {}),
         "antialias": ("antialias", {}),
         "rasterize": ("rasterize", {}),
         "peel": ("rasterize", {"PEEL": 1}),

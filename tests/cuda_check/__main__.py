@@ -65,7 +65,9 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
         words = ("soft_rasterizer", *(choice.struct for choice in one.choices), str(channels))
         modules[" ".join(words)] = lambda like, one=one, channels=channels: one.module(channels, like)
     for one in (variants[0][0], variants[3][0]):
-        modules[f"bin {one.choices[0].struct}"] = lambda like, one=one: op_module("bin", like, choices=one.shape)
+        choices = one.only("coverage")
+        modules[f"bin {choices[0].struct}"] = lambda like, choices=choices: op_module("bin", like, choices=choices)
+    modules["extents"] = lambda like: op_module("extents", like)
     for name, peel in (("rasterize", False), ("rasterize peeling", True)):
         modules[name] = lambda like, peel=peel: op_module("rasterize", like, {"PEEL": peel})
     modules["interpolate"] = lambda like: op_module("interpolate", like)
