@@ -26,6 +26,10 @@ from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import compile_slang
 
 
+_CPU = torch.device("cpu")
+_PlainLaunch = ctypes.c_uint32 * 7  # SlangrastLaunch: grid, block, threads
+
+
 class CpuModule:
     """One build of a module for the CPU: its kernels' signatures, and their entry points in a shared library."""
 
@@ -55,7 +59,7 @@ class CpuModule:
         return places and {name: places[family.primal.name] for name, family in self.families.items()}
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> PackContext:
-        context = PackContext(bytearray(max(entry.size, 1)), torch.device("cpu"), [], reads_gradients)
+        context = PackContext(bytearray(max(entry.size, 1)), _CPU, [], reads_gradients)
         for argument, value in zip(entry.arguments, values, strict=True):
             argument.type.pack(value, argument.offset, argument.name, context)
         return context
@@ -66,7 +70,7 @@ class CpuModule:
         if self._places is not None:
             self._launch_checked(entry, packed, block, grid, self._places[entry.name])
         else:
-            self._call(entry, packed, (ctypes.c_uint32 * 7)(*grid, *block, torch.get_num_threads()))
+            self._call(entry, packed, _PlainLaunch(*grid, *block, torch.get_num_threads()))
 
     def _launch_checked(
         self,
@@ -83,10 +87,12 @@ class CpuModule:
         launch.raise_on_fault()
 
     def _call(self, entry: KernelSignature, packed: PackContext, launch: Any) -> None:
-        arguments = (ctypes.c_char * len(packed.buffer)).from_buffer(packed.buffer)
+        arguments = ctypes.c_char.from_buffer(packed.buffer)
         if self._prints:  # in order with what Python prints before and after
             sys.stdout.flush()
-        getattr(self._library, f"slangrast_launch_{entry.name}")(launch, self._parallel_for, arguments)
+        getattr(self._library, f"slangrast_launch_{entry.name}")(
+            launch, self._parallel_for, ctypes.byref(arguments)
+        )  # fmt: skip
         if self._prints:
             ctypes.CDLL(None).fflush(None)
 

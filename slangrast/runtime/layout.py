@@ -6,11 +6,12 @@ these, laid out by the rules of C. The same bytes serve the host and a launch by
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -20,7 +21,9 @@ DiffTensorView = namedtuple("DiffTensorView", ["value", "grad"], defaults=[None]
 DiffTensorView.__doc__ = "A differentiable tensor argument: `value`, and `grad`, which `.bwd` reads or adds to."
 
 _MAX_DIMENSIONS = 5
-_TENSOR_VIEW = struct.Struct("=Q5I5II4x")
+_TENSOR_VIEW = struct.Struct("=Q48s")  # the address, and what does not change from one launch to the next
+_STRIDES_AND_SIZES = struct.Struct("=5I5II4x")
+_MOST_FORMS = 1024
 
 
 class ArgumentError(ValueError):
@@ -39,6 +42,11 @@ class PackContext:
     def admit(self, tensor: torch.Tensor, path: str) -> None:
         """Take in a tensor that the kernel is to read or write. An engine that can do less refuses it here."""
         self.keep_alive.append(tensor)
+
+    def refuse_elsewhere(self, value: Any, path: str) -> None:
+        """A number, or several, may be given as a tensor, but not on a device that the kernel has nothing to do with."""
+        if isinstance(value, torch.Tensor) and self.device and value.device.type not in ("cpu", self.device.type):
+            raise ArgumentError(f"{path} must be on {self.device}, got a tensor on {value.device}")
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,24 @@ class ScalarType:
         return int(number)
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
-        value = self.convert(value, path)
+        if type(value) is not self._plain:
+            context.refuse_elsewhere(value, path)
+            value = self.convert(value, path)
         try:
-            struct.pack_into("=" + self.code, context.buffer, offset, value)
-        except OverflowError:  # beyond the range of half or float: what a cast in C gives
-            struct.pack_into("=" + self.code, context.buffer, offset, math.copysign(math.inf, value))
+            self._struct.pack_into(context.buffer, offset, value)
+        except (OverflowError, struct.error):
+            value = self.convert(value, path)  # says what is wrong with an integer
+            # A number beyond the range of half or float becomes what a cast in C makes of it.
+            self._struct.pack_into(context.buffer, offset, math.copysign(math.inf, value))
+
+    @functools.cached_property
+    def _struct(self) -> struct.Struct:
+        return struct.Struct("=" + self.code)
+
+    @functools.cached_property
+    def _plain(self) -> type:
+        """The type of Python whose values need no conversion."""
+        return float if self.code in "efd" else bool if self.code == "?" else int
 
 
 @dataclass(frozen=True)
@@ -109,6 +130,9 @@ class TensorType:
 
     dtype: torch.dtype
     dense: bool = False
+    # Of tensors that were checked: strides and sizes as the kernel takes them. A step of an optimisation gives the same
+    # forms again and again, and a look here costs a fifth of the checks.
+    _forms: dict[tuple, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     size = _TENSOR_VIEW.size
     align = 8
@@ -142,15 +166,28 @@ class TensorType:
         return value
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
-        tensor = self.check(value, path, context.device)
-        context.admit(tensor, path)
+        try:
+            form = (
+                value.dtype, value.device, context.device, value.layout, value.shape, value.stride(), value.is_neg()
+            )  # fmt: skip
+            known = self._forms.get(form)
+        except (AttributeError, RuntimeError, TypeError):  # no tensor, or one without strides
+            form, known = (), None
+        if known is None:
+            known = self._describe(self.check(value, path, context.device))
+            if len(self._forms) >= _MOST_FORMS:
+                self._forms.clear()
+            self._forms[form] = known
+        context.admit(value, path)
+        _TENSOR_VIEW.pack_into(context.buffer, offset, value.data_ptr(), known)
+
+    @staticmethod
+    def _describe(tensor: torch.Tensor) -> bytes:
         dimensions = tensor.dim()
         element = tensor.element_size()
         padding = (0,) * (_MAX_DIMENSIONS - dimensions)
         strides = [stride * element & 0xFFFFFFFF for stride in tensor.stride()]  # of a length of 1: any number does
-        _TENSOR_VIEW.pack_into(
-            context.buffer, offset, tensor.data_ptr(), *strides, *padding, *tensor.shape, *padding, dimensions
-        )
+        return _STRIDES_AND_SIZES.pack(*strides, *padding, *tensor.shape, *padding, dimensions)
 
 
 @dataclass(frozen=True)
@@ -191,6 +228,7 @@ class ArrayType:
         return items
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
+        context.refuse_elsewhere(value, path)
         for index, item in enumerate(self.items(value, path)):
             self.element.pack(item, offset + index * self.element.size, f"{path}[{index}]", context)
 
@@ -270,20 +308,32 @@ class DiffTensorType:
             return tensor, None
         gradient = self.gradient.check(gradient, f"{path}.grad", device)
         if gradient.shape != tensor.shape:
-            raise ArgumentError(
-                f"{path}.grad must have the shape of its value, {tuple(tensor.shape)}, got {tuple(gradient.shape)}"
-            )
+            raise self._mismatch(tensor, gradient, path)
         return tensor, gradient
 
+    @staticmethod
+    def _mismatch(tensor: torch.Tensor, gradient: torch.Tensor, path: str) -> ArgumentError:
+        return ArgumentError(
+            f"{path}.grad must have the shape of its value, {tuple(tensor.shape)}, got {tuple(gradient.shape)}"
+        )
+
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
-        tensor, gradient = self.check(value, path, context.device)
-        if gradient is None:
-            # A derivative reads zeros here, and what it adds or stores is its own: elements may not share memory. The
-            # kernel itself never touches it, so one element can pose as all.
-            shape = tensor.shape if context.reads_gradients else ()
-            gradient = torch.zeros(shape, dtype=self.gradient.dtype, device=tensor.device).expand(tensor.shape)
+        tensor, gradient = self.split(value, path)
         self.primal.pack(tensor, offset, path, context)
+        if gradient is None and context.reads_gradients:
+            # A derivative reads zeros here, and what it adds or stores is its own: elements may not share memory.
+            gradient = torch.zeros(tensor.shape, dtype=self.gradient.dtype, device=tensor.device)
+        elif gradient is None:
+            gradient = _untouched(tensor.shape, self.gradient.dtype, tensor.device)
         self.gradient.pack(gradient, offset + self.gradient_offset, f"{path}.grad", context)
+        if gradient.shape != tensor.shape:
+            raise self._mismatch(tensor, gradient, path)
+
+
+@functools.lru_cache(_MOST_FORMS)
+def _untouched(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The gradient of a tensor in a kernel that is no derivative, and never touches it: one element poses as all."""
+    return torch.zeros((), dtype=dtype, device=device).expand(shape)
 
 
 def layout_checks(arguments: Iterable[tuple[str, Any]]) -> list[str]:
