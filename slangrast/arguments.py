@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +102,7 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     """As [N, H, W, C], without a copy."""
     images, (height, width) = len(scene.positions), scene.resolution
     if background is None:
-        background = 0.0
+        background = _zero(scene.positions.dtype, scene.positions.device)
     if not isinstance(background, torch.Tensor):
         try:
             background = torch.tensor(background, dtype=scene.positions.dtype, device=scene.positions.device)
@@ -123,15 +125,37 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     return computed_in(background).expand(images, height, width, channels)
 
 
+@functools.cache
+def _zero(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=dtype, device=device)
+
+
 def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
     """sigma, gamma and epsilon of each image, as [N, 3]."""
     images = len(scene.positions)
+    if all(type(value) in (float, int) for value in values.values()):
+        return _softness_of_numbers(name, scene.positions.dtype, scene.positions.device, images, *values.items())
+    return _softness(name, scene.positions, values)
+
+
+@functools.lru_cache(256)
+def _softness_of_numbers(
+    name: str, dtype: torch.dtype, device: torch.device, images: int, *values: tuple[str, float]
+) -> torch.Tensor:
+    """Kept, since most calls of a session have the same numbers. Nothing writes to it."""
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        return _softness(name, torch.empty((images, 0), dtype=dtype, device=device), dict(values))
+
+
+def _softness(name: str, positions: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
+    images = len(positions)
     least = {"sigma": 0.0, "gamma": _SMALLEST_GAMMA}
     columns = []
     for key, value in values.items():
         if isinstance(value, torch.Tensor):
             check_float(name, key, value)
-            check_device(name, key, value, scene.positions, unless_scalar=True)
+            check_device(name, key, value, positions, unless_scalar=True)
             if tuple(value.shape) not in ((), (1,), (images,)):
                 raise ValueError(f"{name}: {key} must be a number or a tensor [] or [{images}], got {show(value)}")
             known = value.detach() if value.device.type == "cpu" else None
@@ -141,7 +165,7 @@ def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
             raise TypeError(f"{name}: {key} must be a number or a tensor, got {type(value).__name__}")
         if known is not None:
             _check_softness_range(name, key, known, least.get(key))
-        columns.append(value.to(scene.positions).expand(images))
+        columns.append(value.to(positions).expand(images))
     return torch.stack(columns, dim=1)
 
 

@@ -19,12 +19,12 @@ from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_lit
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
 from .layout import ArrayType, DiffTensorType, PackContext, StructType
+from .packing import Packer
 from .request import BuildRequest
 from .sanitizers import require_runtime, sanitizer_of_environment
 from .shader_sites import KernelPlace, kernel_places, mark_sites
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import compile_slang
-
 
 _CPU = torch.device("cpu")
 _PlainLaunch = ctypes.c_uint32 * 7  # SlangrastLaunch: grid, block, threads
@@ -51,6 +51,8 @@ class CpuModule:
         self._prints = "printf(" in program
         self._parallel_for = _thread_pool(request.sanitizer)
         self._debug = request.debug
+        self._packers: dict[tuple[str, bool], Packer] = {}
+        self._functions: dict[str, Any] = {}
         self._places = kernel_places(program) if request.is_checked else None
 
     def breakpoints(self) -> dict[str, KernelPlace] | None:
@@ -60,9 +62,17 @@ class CpuModule:
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> PackContext:
         context = PackContext(bytearray(max(entry.size, 1)), _CPU, [], reads_gradients)
+        if self._places is None and self._packer(entry, reads_gradients).pack(values, context):
+            return context
         for argument, value in zip(entry.arguments, values, strict=True):
             argument.type.pack(value, argument.offset, argument.name, context)
         return context
+
+    def _packer(self, entry: KernelSignature, reads_gradients: bool) -> Packer:
+        packer = self._packers.get((entry.name, reads_gradients))
+        if packer is None:
+            packer = self._packers[entry.name, reads_gradients] = Packer(entry.arguments, reads_gradients)
+        return packer
 
     def launch(
         self, entry: KernelSignature, packed: PackContext, block: tuple[int, ...], grid: tuple[int, ...]
@@ -90,9 +100,10 @@ class CpuModule:
         arguments = ctypes.c_char.from_buffer(packed.buffer)
         if self._prints:  # in order with what Python prints before and after
             sys.stdout.flush()
-        getattr(self._library, f"slangrast_launch_{entry.name}")(
-            launch, self._parallel_for, ctypes.byref(arguments)
-        )  # fmt: skip
+        function = self._functions.get(entry.name)
+        if function is None:
+            function = self._functions[entry.name] = getattr(self._library, f"slangrast_launch_{entry.name}")
+        function(launch, self._parallel_for, ctypes.byref(arguments))
         if self._prints:
             ctypes.CDLL(None).fflush(None)
 

@@ -11,7 +11,7 @@ import math
 import struct
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -21,9 +21,7 @@ DiffTensorView = namedtuple("DiffTensorView", ["value", "grad"], defaults=[None]
 DiffTensorView.__doc__ = "A differentiable tensor argument: `value`, and `grad`, which `.bwd` reads or adds to."
 
 _MAX_DIMENSIONS = 5
-_TENSOR_VIEW = struct.Struct("=Q48s")  # the address, and what does not change from one launch to the next
-_STRIDES_AND_SIZES = struct.Struct("=5I5II4x")
-_MOST_FORMS = 1024
+_TENSOR_VIEW = struct.Struct("=Q5I5II4x")
 
 
 class ArgumentError(ValueError):
@@ -44,7 +42,7 @@ class PackContext:
         self.keep_alive.append(tensor)
 
     def refuse_elsewhere(self, value: Any, path: str) -> None:
-        """A number, or several, may be given as a tensor, but not on a device that the kernel has nothing to do with."""
+        """A number, or several, may be given as a tensor, but not on a device where the kernel is not."""
         if isinstance(value, torch.Tensor) and self.device and value.device.type not in ("cpu", self.device.type):
             raise ArgumentError(f"{path} must be on {self.device}, got a tensor on {value.device}")
 
@@ -130,9 +128,6 @@ class TensorType:
 
     dtype: torch.dtype
     dense: bool = False
-    # Of tensors that were checked: strides and sizes as the kernel takes them. A step of an optimisation gives the same
-    # forms again and again, and a look here costs a fifth of the checks.
-    _forms: dict[tuple, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     size = _TENSOR_VIEW.size
     align = 8
@@ -166,28 +161,15 @@ class TensorType:
         return value
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
-        try:
-            form = (
-                value.dtype, value.device, context.device, value.layout, value.shape, value.stride(), value.is_neg()
-            )  # fmt: skip
-            known = self._forms.get(form)
-        except (AttributeError, RuntimeError, TypeError):  # no tensor, or one without strides
-            form, known = (), None
-        if known is None:
-            known = self._describe(self.check(value, path, context.device))
-            if len(self._forms) >= _MOST_FORMS:
-                self._forms.clear()
-            self._forms[form] = known
-        context.admit(value, path)
-        _TENSOR_VIEW.pack_into(context.buffer, offset, value.data_ptr(), known)
-
-    @staticmethod
-    def _describe(tensor: torch.Tensor) -> bytes:
+        tensor = self.check(value, path, context.device)
+        context.admit(tensor, path)
         dimensions = tensor.dim()
         element = tensor.element_size()
         padding = (0,) * (_MAX_DIMENSIONS - dimensions)
         strides = [stride * element & 0xFFFFFFFF for stride in tensor.stride()]  # of a length of 1: any number does
-        return _STRIDES_AND_SIZES.pack(*strides, *padding, *tensor.shape, *padding, dimensions)
+        _TENSOR_VIEW.pack_into(
+            context.buffer, offset, tensor.data_ptr(), *strides, *padding, *tensor.shape, *padding, dimensions
+        )
 
 
 @dataclass(frozen=True)
@@ -308,32 +290,26 @@ class DiffTensorType:
             return tensor, None
         gradient = self.gradient.check(gradient, f"{path}.grad", device)
         if gradient.shape != tensor.shape:
-            raise self._mismatch(tensor, gradient, path)
+            raise ArgumentError(
+                f"{path}.grad must have the shape of its value, {tuple(tensor.shape)}, got {tuple(gradient.shape)}"
+            )
         return tensor, gradient
 
-    @staticmethod
-    def _mismatch(tensor: torch.Tensor, gradient: torch.Tensor, path: str) -> ArgumentError:
-        return ArgumentError(
-            f"{path}.grad must have the shape of its value, {tuple(tensor.shape)}, got {tuple(gradient.shape)}"
-        )
-
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
-        tensor, gradient = self.split(value, path)
-        self.primal.pack(tensor, offset, path, context)
+        tensor, gradient = self.check(value, path, context.device)
         if gradient is None and context.reads_gradients:
             # A derivative reads zeros here, and what it adds or stores is its own: elements may not share memory.
             gradient = torch.zeros(tensor.shape, dtype=self.gradient.dtype, device=tensor.device)
         elif gradient is None:
-            gradient = _untouched(tensor.shape, self.gradient.dtype, tensor.device)
+            gradient = _untouched(self.gradient.dtype, tensor.device).expand(tensor.shape)
+        self.primal.pack(tensor, offset, path, context)
         self.gradient.pack(gradient, offset + self.gradient_offset, f"{path}.grad", context)
-        if gradient.shape != tensor.shape:
-            raise self._mismatch(tensor, gradient, path)
 
 
-@functools.lru_cache(_MOST_FORMS)
-def _untouched(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The gradient of a tensor in a kernel that is no derivative, and never touches it: one element poses as all."""
-    return torch.zeros((), dtype=dtype, device=device).expand(shape)
+@functools.cache
+def _untouched(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """One element that poses as every gradient of a kernel that is no derivative: it never touches them."""
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 def layout_checks(arguments: Iterable[tuple[str, Any]]) -> list[str]:

@@ -141,6 +141,9 @@ class Reload:
 class Module:
     """The kernels and structs of one .slang file, as attributes. Made by `load_module`."""
 
+    _snapshot: Module | None = None  # the last one, for as long as nothing was reloaded
+    _is_snapshot = False
+
     def __init__(
         self, request: BuildRequest | Callable[[], BuildRequest], device: str | None, engine: str | None = None
     ) -> None:
@@ -195,11 +198,17 @@ class Module:
 
     def snapshot(self) -> Module:
         """This module as it is now: a reload changes the original, and no snapshot."""
-        copy = object.__new__(Module)
+        if self._is_snapshot:
+            return self
+        kept = self._snapshot
+        if kept is not None and kept._request is self._request and kept._builds is self._builds:
+            return kept
         while True:
+            copy = object.__new__(Module)
             request, builds = self._request, self._builds
-            copy.__dict__.update(self.__dict__, _request=request, _builds=builds)
+            copy.__dict__.update(self.__dict__, _snapshot=None, _request=request, _builds=builds, _is_snapshot=True)
             if request is self._request:  # else a reload came between
+                self._snapshot = copy
                 return copy
 
     @property
@@ -268,7 +277,10 @@ class Module:
             return DiffTensorView
         families = self._any_build().families
         if name in families:
-            return Kernel(self, name)  # not kept: a module that nobody holds is gone at once, and not reloaded
+            kernel = Kernel(self, name)
+            if self._is_snapshot:  # others keep none: a module that nobody holds is gone at once, and not reloaded
+                self.__dict__[name] = kernel
+            return kernel
         structs = _structs(families)
         if name in structs:
             return structs[name].python_type
@@ -411,9 +423,9 @@ def _define(name: str, value: Any) -> str:
 def _size(size: Sequence[int], name: str, least: int, most: tuple[int, int, int]) -> tuple[int, int, int]:
     if type(size) is tuple and len(size) == 3:  # as it is nearly always, and then not worth a loop
         x, y, z = size
-        if type(x) is type(y) is type(z) is int:
-            if least <= x <= most[0] and least <= y <= most[1] and least <= z <= most[2]:
-                return x, y, z
+        are_integers = type(x) is type(y) is type(z) is int
+        if are_integers and least <= x <= most[0] and least <= y <= most[1] and least <= z <= most[2]:
+            return x, y, z
     numbers = _integers(size)
     if numbers is None or len(numbers) != 3 or not all(least <= n <= top for n, top in zip(numbers, most, strict=True)):
         raise ValueError(f"launchRaw: {name} must be three integers from {least} to {most}, got {size!r}")
