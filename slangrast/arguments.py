@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+_FEW_INDICES = 1024  # so few that comparing them costs less than two operations of torch
 _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
 
@@ -50,15 +52,35 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
     positions = positions if positions.dim() == 3 else positions[None]
     vertices = positions.shape[1]
     # On CUDA the look at the indices would stall the device, and is left out.
-    if triangles.numel() and triangles.device.type == "cpu":
+    if triangles.device.type != "cpu":
+        triangles = triangles.to(torch.int32)
+    elif triangles.numel() <= _FEW_INDICES and triangles.is_contiguous():
+        data = ctypes.string_at(triangles.data_ptr(), triangles.numel() * triangles.element_size())
+        triangles = _checked_few(name, triangles.dtype, data, vertices)
+    else:
+        triangles = _checked_indices(name, triangles, vertices)
+    resolution = check_resolution(name, resolution)
+    return Scene(computed_in(positions), triangles, resolution, dtype)
+
+
+def _checked_indices(name: str, triangles: torch.Tensor, vertices: int) -> torch.Tensor:
+    """As int32."""
+    if triangles.numel():
         low, high = (int(bound) for bound in torch.aminmax(triangles))
         if low < 0 or high >= vertices:
             raise ValueError(
                 f"{name}: triangles must hold indices of the {vertices} vertices, 0 to {vertices - 1}, "
                 f"got indices from {low} to {high}"
             )
-    resolution = check_resolution(name, resolution)
-    return Scene(computed_in(positions), triangles.to(torch.int32), resolution, dtype)
+    return triangles.to(torch.int32)
+
+
+@functools.lru_cache(64)
+def _checked_few(name: str, dtype: torch.dtype, data: bytes, vertices: int) -> torch.Tensor:
+    """The same from the bytes of a few: those tell, as no count of versions does, whether they are the checked ones."""
+    with torch.inference_mode(False):
+        triangles = torch.frombuffer(bytearray(data), dtype=dtype).reshape(-1, 3) if data else torch.empty(0, 3)
+        return _checked_indices(name, triangles, vertices)
 
 
 def check_resolution(name: str, resolution: Any) -> tuple[int, int]:

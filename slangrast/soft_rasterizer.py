@@ -206,12 +206,10 @@ def soft_silhouette(
     limits = check_limits(name, near, far, cutoff)
     screen = _Project.apply(scene.positions, scene.resolution)
     bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
-    nothing = screen.new_zeros((1, 1, 1))
+    nothing = screen.new_zeros((1, 1, 1, 1))
     module = variant.module(0, screen)
-    _, image, _ = _render(
-        name, module, variant, scene, bins, limits, screen, nothing, softness, nothing[..., None]
-    )  # fmt: skip
-    return image.to(scene.dtype)
+    _, image, _ = _render(name, module, variant, scene, bins, limits, screen, nothing[0], softness, nothing)
+    return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
 def check_shading(caller: str, layout: Layout, attributes: int) -> int:
