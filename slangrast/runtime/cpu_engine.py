@@ -97,13 +97,12 @@ class CpuModule:
         launch.raise_on_fault()
 
     def _call(self, entry: KernelSignature, packed: PackContext, launch: Any) -> None:
-        arguments = ctypes.c_char.from_buffer(packed.buffer)
         if self._prints:  # in order with what Python prints before and after
             sys.stdout.flush()
         function = self._functions.get(entry.name)
         if function is None:
             function = self._functions[entry.name] = getattr(self._library, f"slangrast_launch_{entry.name}")
-        function(launch, self._parallel_for, ctypes.byref(arguments))
+        function(launch, self._parallel_for, ctypes.byref(packed.start))
         if self._prints:
             ctypes.CDLL(None).fflush(None)
 

@@ -1,59 +1,74 @@
-"""Arguments to bytes at the speed of a small launch: what was checked once for tensors of one form is known.
-
-A step of an optimisation launches the same kernels with tensors of the same dtypes, shapes and strides as the one
-before. All that differs are addresses and numbers: the rest of a `TensorView` is looked up, and never checked twice.
-"""
+"""Arguments to bytes at the speed of a small launch, by host/arguments.cpp. What it does not know, layout.py packs."""
 
 from __future__ import annotations
 
-import struct
-from dataclasses import replace
+import ctypes
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from .cache import digest, find_or_build
+from .host_compiler import HOST_FOLDER, host_compiler, host_sources_digest
 from .layout import DiffTensorType, PackContext, ScalarType, TensorType
 
-_MOST_FORMS = 256
+_VALUE, _VALUE_AND_UNTOUCHED_GRADIENT, _GRADIENT = range(3)  # as Role
+_CODES = {  # DLPack's, and the bits of an element
+    torch.bool: (6, 8), torch.uint8: (1, 8), torch.int8: (0, 8), torch.int16: (0, 16), torch.int32: (0, 32),
+    torch.int64: (0, 64), torch.float16: (2, 16), torch.bfloat16: (4, 16), torch.float32: (2, 32),
+    torch.float64: (2, 64),
+}  # fmt: skip
+
+
+class _Place(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("offset", "type_code", "type_bits", "role")]
+
+
+class _Functions(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("read", "list_item", "is_instance", "tensor_type")]
+
+
+class _ExchangeApi(ctypes.Structure):  # DLPackExchangeAPI, version 1
+    _fields_ = [
+        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("previous", ctypes.c_void_p),
+        *((f"function_{index}", ctypes.c_void_p) for index in range(3)), ("read", ctypes.c_void_p),
+    ]  # fmt: skip
 
 
 class Packer:
-    """Packs the arguments of one kernel. `pack` is false where it cannot: the types then do, or say what is wrong."""
+    """Packs the arguments of one kernel, or of one derivative of it."""
 
-    def __init__(self, arguments: Any, reads_gradients: bool) -> None:
-        self._simple = all(isinstance(one.type, (TensorType, DiffTensorType, ScalarType)) for one in arguments)
-        self._scalars = [(index, one) for index, one in enumerate(arguments) if isinstance(one.type, ScalarType)]
-        # Of each argument with tensors: where it stands, and whether a gradient comes with it. Without one, as outside
-        # of derivatives, the view of the gradient does not change, and belongs to what is known.
-        self._places: list[tuple[int, bool]] = []
-        self._views: list[tuple[Any, str, int, int]] = []  # type, path, offset, bytes after the address
-        self._pairs: list[int] = []  # among the views: those that a view of the gradient follows
+    def __init__(self, arguments: Sequence[Any], reads_gradients: bool) -> None:
+        self._scalars: list[tuple[int, Any]] = []
+        self._tensors: list[tuple[int, bool]] = []  # which argument, and whether a gradient comes with it
+        self._is_simple = True
+        places: list[tuple[int, int, int, int]] = []
         for index, one in enumerate(arguments):
-            if isinstance(one.type, DiffTensorType) and reads_gradients:
-                self._pairs.append(len(self._views))
-                size, offset = one.type.primal.size - 8, one.offset + one.type.gradient_offset
-                self._views.append((one.type.primal, one.name, one.offset, size))
-                self._views.append((one.type.gradient, f"{one.name}.grad", offset, size))
-                self._places.append((index, True))
-            elif isinstance(one.type, (TensorType, DiffTensorType)):
-                self._views.append((one.type, one.name, one.offset, one.type.size - 8))
-                self._places.append((index, False))
-        self._known: list[dict[tuple, bytes]] = [{} for _ in self._views]
-        self._lookups = [known.get for known in self._known]
-        self._struct = struct.Struct(self._format())
-
-    def _format(self) -> str:
-        text, end = "=", 0
-        for _, _, offset, size in self._views:
-            text += f"{offset - end}xQ{size}s"
-            end = offset + 8 + size
-        return text
+            if isinstance(one.type, DiffTensorType) and one.type.gradient_offset == one.type.primal.size:
+                value, gradient = _CODES[one.type.primal.dtype], _CODES[one.type.gradient.dtype]
+                self._tensors.append((index, reads_gradients))
+                if reads_gradients:
+                    places.append((one.offset, *value, _VALUE))
+                    places.append((one.offset + one.type.gradient_offset, *gradient, _GRADIENT))
+                else:
+                    places.append((one.offset, *value, _VALUE_AND_UNTOUCHED_GRADIENT))
+            elif isinstance(one.type, TensorType) and not one.type.dense:
+                self._tensors.append((index, False))
+                places.append((one.offset, *_CODES[one.type.dtype], _VALUE))
+            elif isinstance(one.type, ScalarType):
+                self._scalars.append((index, one))
+            else:
+                self._is_simple = False
+        self._places = (_Place * len(places))(*places)
 
     def pack(self, values: list[Any], context: PackContext) -> bool:
-        if not self._simple:
+        """Fill the buffer; False where an argument is not of the plainest form, and is to be packed by its type."""
+        library = _library()
+        if library is None or not self._is_simple:
             return False
         tensors: list[torch.Tensor] = []
-        for index, has_gradient in self._places:
+        for index, has_gradient in self._tensors:
             value = values[index]
             if not has_gradient:
                 tensors.append(value)
@@ -61,32 +76,50 @@ class Packer:
                 tensors += value
             else:
                 return False
+        call, functions = library
         try:
-            forms = [(t.dtype, t.device, t.layout, t.shape, t.stride(), t.is_neg()) for t in tensors]
-        except (AttributeError, TypeError, RuntimeError):  # no tensor, or one without strides
-            return False
-        for first in self._pairs:
-            if forms[first][3] != forms[first + 1][3]:
+            # DLPack does not tell of a lazy negation.
+            if True in [tensor.is_neg() for tensor in tensors]:
                 return False
-        known = [look_up(form) for look_up, form in zip(self._lookups, forms, strict=True)]
-        if None in known:
-            known = [known[i] or self._learn(i, tensors[i], forms[i], context) for i in range(len(known))]
-        items: list[Any] = [0] * (2 * len(tensors))
-        items[::2] = [tensor.data_ptr() for tensor in tensors]
-        items[1::2] = known
-        self._struct.pack_into(context.buffer, 0, *items)
+            if not call(functions, tensors, self._places, len(self._places), ctypes.byref(context.start)):
+                return False
+        except Exception:  # no tensor, or one without memory of its own: its type says what is wrong with it
+            return False
         for index, argument in self._scalars:
             argument.type.pack(values[index], argument.offset, argument.name, context)
         context.keep_alive += tensors
         return True
 
-    def _learn(self, index: int, tensor: torch.Tensor, form: tuple, context: PackContext) -> bytes:
-        """Have the type of a view check a tensor of a new form, and keep what it packs after the address."""
-        type_, path, _, size = self._views[index]
-        scratch = replace(context, buffer=bytearray(8 + size), keep_alive=[])
-        type_.pack(tensor, 0, path, scratch)
-        known = self._known[index]
-        if len(known) >= _MOST_FORMS:
-            known.clear()
-        known[form] = bytes(scratch.buffer[8:])
-        return known[form]
+
+@functools.cache
+def _library() -> tuple[Any, Any] | None:
+    """`slangrast_pack` and what it calls; None where torch is older than the exchange API (2.10)."""
+    capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    python = ctypes.pythonapi
+    if type(capsule).__name__ != "PyCapsule":
+        return None
+    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", python)
+    )
+    api = _ExchangeApi.from_address(get_pointer(capsule, b"dlpack_exchange_api"))
+    if api.major != 1 or not api.read:
+        return None
+    list_item, is_instance = (
+        ctypes.cast(function, ctypes.c_void_p).value for function in (python.PyList_GetItem, python.PyObject_IsInstance)
+    )
+    call = ctypes.PyDLL(_build()).slangrast_pack  # which holds the lock of Python, as those functions need it
+    call.restype = ctypes.c_bool
+    call.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p]
+    functions = _Functions(api.read, list_item, is_instance, id(torch.Tensor))
+    return call, ctypes.pointer(functions)
+
+
+def _build() -> str:
+    compiler = host_compiler()
+    flags = ("-std=c++17", "-O2", "-fPIC", "-shared")
+
+    def build(folder: Any) -> list[str]:
+        compiler.build(HOST_FOLDER / "arguments.cpp", folder / "arguments.so", flags, "the packing of arguments")
+        return []
+
+    return str(find_or_build(digest("arguments", compiler.identity, host_sources_digest()), (), build) / "arguments.so")
