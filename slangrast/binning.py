@@ -15,6 +15,9 @@ from .op_modules import TILE
 from .runtime import Module
 
 _MOST_ENTRIES = 2**31 - 1
+# Up to so many faces asked whether they touch a tile, one warp does all in one launch: of one lane, of more lanes. Then
+# the lists have the room of every face in every tile, too, and nothing waits for their length.
+_MOST_AT_ONCE = (4096, 64 * 32)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Bins:
 
     bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
     tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
-    tile_faces: torch.Tensor  # [entries] int32
+    tile_faces: torch.Tensor  # [at least as many as there are entries] int32
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,18 @@ def bin_faces(
     margins = screen.new_empty((images, faces, 3))
     inputs = {"screen": screen, "triangles": triangles}
     image = {"width": width, "height": height}
-    module.launch(
-        module.bound_faces(
-            **inputs, **image, **tensors, parameters=parameters, extents=extents, out_bounds=bounds,
-            out_margins=margins, cull_backfaces=int(cull_backfaces),
-        ),
-        over=(faces, images),
-    )  # fmt: skip
+    bounding = {
+        **inputs, **image, **tensors, "parameters": parameters, "extents": extents, "out_bounds": bounds,
+        "out_margins": margins, "cull_backfaces": int(cull_backfaces),
+    }  # fmt: skip
+    lanes, tiles = module.warp_size, images * -(-height // TILE) * -(-width // TILE)
+    if tiles * -(-faces // lanes) * lanes <= _MOST_AT_ONCE[lanes > 1]:
+        offsets = torch.empty(tiles + 1, dtype=torch.int32, device=screen.device)
+        listed = torch.empty(tiles * faces, dtype=torch.int32, device=screen.device)
+        module.bin_at_once(**bounding, out_offsets=offsets, unchecked_faces=listed).launchRaw((lanes, 1, 1), (1, 1, 1))
+        return Bins(bounds, offsets, listed)
 
+    module.launch(module.bound_faces(**bounding), over=(faces, images))
     found = torch.arange(faces, dtype=torch.int32, device=screen.device)
     offsets = torch.tensor([0, faces], dtype=torch.int32, device=screen.device)
     for level in _levels(height, width):
@@ -113,8 +120,8 @@ def _refine(module: Module, level: _Level, arguments: dict) -> tuple[torch.Tenso
         parents_per_image=level.parents_per_image,
     )
     launch = {"blockSize": (module.warp_size, 1, 1), "gridSize": (cells, 1, images)}  # a cell is the work of a warp
-    counts = torch.empty(images * cells, dtype=torch.int32, device=device)
-    module.count_faces(**arguments, out_counts=counts).launchRaw(**launch)
+    counts = torch.zeros(1 + images * cells, dtype=torch.int32, device=device)  # after a 0, so that sums are offsets
+    module.count_faces(**arguments, out_counts=counts[1:]).launchRaw(**launch)
     ends = counts.cumsum(0, dtype=torch.int64)
     entries = int(ends[-1])
     if entries > _MOST_ENTRIES:
@@ -122,7 +129,7 @@ def _refine(module: Module, level: _Level, arguments: dict) -> tuple[torch.Tenso
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
             "render fewer images at a time, or lower sigma"
         )
-    offsets = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
+    offsets = ends.to(torch.int32)
     faces = torch.empty(entries, dtype=torch.int32, device=device)
     module.fill_faces(**arguments, offsets=offsets, out_faces=faces).launchRaw(**launch)
     return faces, offsets
