@@ -1,6 +1,6 @@
 """Which faces may touch which tile of the image: bounds, then count, scan and fill.
 
-Nothing is ever dropped: a list is as long as it must be. On the CPU faces stand in a list in the order of their indices,
+Nothing is ever dropped: a list is as long as it must be, or else its tile goes through all faces. On the CPU faces stand in a list in the order of their indices,
 whatever the threads do, so that sums over them repeat bit for bit.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .list_room import room_for
 from .op_modules import TILE
 from .runtime import Module
 
@@ -19,6 +20,7 @@ _MOST_ENTRIES = 2**31 - 1
 _THREADS_PER_FACE = 4
 # On the CPU: chunks of faces for each thread, so that none waits long for the last. Each has a place in each tile.
 _CHUNKS_PER_THREAD = 4
+_LEAST_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Bins:
     bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
     margins: torch.Tensor  # [N, F, 3] how far beyond the line of each edge a face may reach
     tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
-    tile_faces: torch.Tensor  # [entries] int32
+    tile_faces: torch.Tensor  # int32; where a list does not fit in, its tile is to go through all faces
 
 
 def find_extents(
@@ -69,19 +71,19 @@ def bin_faces(
     height, width = resolution
     images, faces, device = len(screen), len(triangles), screen.device
     tiles = images * -(-height // TILE) * -(-width // TILE)
-    chunks, launch = _shared_out(module, images, faces)
-    places = tiles * (chunks if module.warp_size == 1 else 1)
+    chunk_faces, places, launch = _shared_out(module, images, faces)
     bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=device)
     margins = screen.new_empty((images, faces, 3))
-    counts = torch.zeros(places + 2, dtype=torch.int32, device=device)
+    counts = torch.zeros(tiles * places + 2, dtype=torch.int32, device=device)
     inputs = {
-        "screen": screen, "triangles": triangles, "width": width, "height": height, "chunk_faces": -(-faces // chunks)
+        "screen": screen, "triangles": triangles, "width": width, "height": height, "chunk_faces": chunk_faces,
+        "places": places,
     }  # fmt: skip
     module.count_faces(
         **inputs, **tensors, parameters=parameters, extents=extents, out_bounds=bounds, out_margins=margins,
         offsets=counts, cull_backfaces=int(cull_backfaces),
     ).launchRaw(**launch)  # fmt: skip
-    entries = int(counts.sum())
+    entries = room_for(counts.sum(), (images, faces, resolution))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
@@ -92,14 +94,13 @@ def bin_faces(
     module.fill_faces(
         **inputs, bounds=bounds, margins=margins, offsets=offsets, out_faces=tile_faces
     ).launchRaw(**launch)  # fmt: skip
-    return Bins(bounds, margins, offsets[: places + 1 : places // tiles], tile_faces)
+    return Bins(bounds, margins, offsets[: tiles * places + 1 : places], tile_faces)
 
 
-def _shared_out(module: Module, images: int, faces: int) -> tuple[int, dict[str, tuple[int, int, int]]]:
-    """Into how many chunks the faces of an image are cut, and how the kernels are launched over them."""
+def _shared_out(module: Module, images: int, faces: int) -> tuple[int, int, dict[str, tuple[int, int, int]]]:
+    """How many faces a thread takes, how many places each tile has for their counts, and how to launch over them."""
     if module.warp_size > 1:
-        grid = (-(-faces // 32), 1, images)
-        return max(faces, 1), {"blockSize": (32, _THREADS_PER_FACE, 1), "gridSize": grid}
+        return 1, 1, {"blockSize": (32, _THREADS_PER_FACE, 1), "gridSize": (-(-faces // 32), 1, images)}
     threads = torch.get_num_threads()
-    chunks = 1 if images >= threads else min(_CHUNKS_PER_THREAD * threads, -(-faces // 64))
-    return max(chunks, 1), {"blockSize": (1, 1, 1), "gridSize": (max(chunks, 1), 1, images)}
+    chunks = 1 if images >= threads else max(1, min(_CHUNKS_PER_THREAD * threads, faces // _LEAST_CHUNK))
+    return max(1, -(-faces // chunks)), chunks, {"blockSize": (1, 1, 1), "gridSize": (chunks, 1, images)}

@@ -10,6 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .arguments import Scene, check_image_size, check_scene
+from .list_room import room_for
 from .op_modules import TILE, op_module, patch_of
 from .runtime import Kernel, Launchable, Module
 
@@ -153,7 +154,9 @@ def peel(geometry: GeometryBuffer) -> GeometryBuffer:
 def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
     images, faces = len(scene.positions), len(scene.triangles)
     if ranges is None:
-        return torch.tensor([[0, faces]], dtype=torch.int32, device=scene.positions.device).repeat(images, 1)
+        every = torch.zeros((images, 2), dtype=torch.int32, device=scene.positions.device)
+        every[:, 1] = faces
+        return every
     if not isinstance(ranges, torch.Tensor):
         raise TypeError(f"{name}: ranges must be a tensor [N, 2] of int32 or int64, got {type(ranges).__name__}")
     shape, dtype = list(ranges.shape), str(ranges.dtype).removeprefix("torch.")
@@ -175,8 +178,12 @@ def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Bins:
-    """Triangles by tile: those of tile t are triangles[ends[t] - counts[t] : ends[t]], in any order."""
+    """Triangles by tile: those of tile t are triangles[ends[t] - counts[t] : ends[t]], in any order.
 
+    Where a list does not fit in, its tile is to go through all triangles of its range.
+    """
+
+    ranges: torch.Tensor  # [N, 2] int32
     counts: torch.Tensor  # [N * tiles] int32, tiles row by row
     ends: torch.Tensor  # [N * tiles] int32
     triangles: torch.Tensor  # [entries] int32
@@ -197,7 +204,7 @@ def _bin(scene: Scene, ranges: torch.Tensor) -> _Bins:
     counts = torch.zeros(images * tiles, dtype=torch.int32, device=device)
     module.count_tiles(**arguments, tile_counts=counts).launchRaw(**launch)
     ends = counts.cumsum(0)
-    entries = int(ends[-1])
+    entries = room_for(ends[-1], (images, len(scene.triangles), scene.resolution))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"rasterize: {entries} pairs of triangle and tile are more than 2**31 - 1: render fewer images at a time"
@@ -205,7 +212,7 @@ def _bin(scene: Scene, ranges: torch.Tensor) -> _Bins:
     ends = (ends - counts).to(torch.int32)  # where lists begin; filling moves each to its list's end
     found = torch.empty(entries, dtype=torch.int32, device=device)
     module.fill_tiles(**arguments, tile_ends=ends, tile_triangles=found).launchRaw(**launch)
-    return _Bins(counts, ends, found)
+    return _Bins(ranges, counts, ends, found)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -231,7 +238,7 @@ class _Rasterize(torch.autograd.Function):
         depth, inverse_w = positions.new_empty(image_shape), positions.new_empty(image_shape)
         outputs = (barycentrics, depth, inverse_w)
         nothing = triangle_id.new_empty((1, 1, 1)), positions.new_empty((1, 1, 1))
-        fixed = (triangles, bins.counts, bins.ends, bins.triangles, *(layer or nothing), triangle_id)
+        fixed = (triangles, bins.ranges, bins.counts, bins.ends, bins.triangles, *(layer or nothing), triangle_id)
         ctx.mark_non_differentiable(triangle_id)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(positions, *outputs, *fixed)
@@ -258,9 +265,9 @@ class _Rasterize(torch.autograd.Function):
 def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any) -> Launchable:
     """`rasterize` or its reverse, ready to launch. Positions and outputs may be (value, grad)."""
     barycentrics, depth, inverse_w = outputs
-    triangles, tile_counts, tile_ends, tile_triangles, last_id, last_depth, triangle_id = fixed
+    triangles, ranges, tile_counts, tile_ends, tile_triangles, last_id, last_depth, triangle_id = fixed
     return kernel(
-        positions=positions, triangles=triangles,
+        positions=positions, triangles=triangles, ranges=ranges,
         tile_counts=tile_counts, tile_ends=tile_ends, tile_triangles=tile_triangles,
         last_id=last_id, last_depth=last_depth, out_triangle_id=triangle_id,
         out_barycentrics=barycentrics, out_depth=depth, out_inverse_w=inverse_w,

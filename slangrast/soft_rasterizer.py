@@ -411,7 +411,7 @@ class _SoftRasterize(torch.autograd.Function):
         color = screen.new_empty((images, height, width, channels))
         silhouette = screen.new_empty((images, height, width))
         depth = screen.new_empty((images, height, width) if variant.with_color else (0, 1, 1))
-        state = screen.new_empty((images, height, width, 2))
+        state = screen.new_empty((images, height, width, 2 if variant.with_color else 1))
         keeps_winners = variant.keeps_nearest or variant.keeps_largest
         winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
         winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
@@ -419,7 +419,8 @@ class _SoftRasterize(torch.autograd.Function):
         fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
         ctx.save_for_backward(*inputs, *outputs, *fixed, *tensors)
         ctx.module, ctx.limits = module, limits
-        _launch(module.soft_rasterize, patch_of(module), inputs, outputs, fixed, limits, _arguments(module, tensors))
+        one_part = (screen.unsqueeze(1), attributes.unsqueeze(1), parameters, background)
+        _launch(module.soft_rasterize, patch_of(module), _tiles(silhouette), one_part, outputs, fixed, limits, _arguments(module, tensors))
         return outputs
 
     @staticmethod
@@ -427,20 +428,44 @@ class _SoftRasterize(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         saved = ctx.saved_tensors
         inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:14], saved[14:]
-        grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in (*inputs, *tensors)]
+        grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+        grad_background = torch.empty_like(inputs[3], memory_format=torch.contiguous_format)
+        parts = _parts(ctx.module, outputs[1])
+        spread = [tensor.unsqueeze(1).expand(-1, parts, *tensor.shape[1:]) for tensor in inputs[:3]]
+        sums = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in spread]
+        values = (*spread[:2], spread[2].flatten(0, 1), inputs[3])
         _launch(
             ctx.module.soft_rasterize.bwd,
-            patch_of(ctx.module),
-            tuple(zip(inputs, grads[:4], strict=True)),
+            patch := patch_of(ctx.module),
+            parts if patch > 1 else _tiles(outputs[1]),
+            tuple(zip(values, (*sums[:2], sums[2].flatten(0, 1), grad_background), strict=True)),
             tuple(zip(outputs, grad_outputs, strict=True)),
             fixed,
             ctx.limits,
-            _arguments(ctx.module, tensors, grads[4:]),
+            _arguments(ctx.module, tensors, grads),
         )
         needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[9:])
+        grads = [*(one.sum(1) if parts > 1 else one[:, 0] for one in sums), grad_background, *grads]
         wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
         grad_module = grad_variant = grad_scene = grad_bins = grad_limits = None
         return (*wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, *wanted[4:])
+
+
+def _tiles(image: torch.Tensor) -> int:
+    return -(-image.shape[1] // TILE) * -(-image.shape[2] // TILE)
+
+
+# Gradients have the memory of so many parts at most, shared out among all images.
+_MOST_PARTS = 16
+
+
+def _parts(module: Module, image: torch.Tensor) -> int:
+    """How many parts of an image have gradients of their own: enough for all threads, where a thread takes a part whole."""
+    if patch_of(module) == 1:
+        return 1
+    threads = torch.get_num_threads()
+    wanted = 1 if threads == 1 else min(4 * threads, _MOST_PARTS)
+    return min(_tiles(image), -(-wanted // len(image)))
 
 
 def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None = None) -> dict[str, Any]:
@@ -455,18 +480,23 @@ def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None 
 
 
 def _launch(
-    kernel: Kernel, patch: int, inputs: tuple, outputs: tuple, fixed: tuple, limits: Limits, tensors: dict[str, Any]
+    kernel: Kernel,
+    patch: int,
+    blocks: int,
+    inputs: tuple,
+    outputs: tuple,
+    fixed: tuple,
+    limits: Limits,
+    tensors: dict[str, Any],
 ) -> None:
-    """Launch soft_rasterize or its reverse, with a block for each tile. Inputs and outputs may be (value, grad)."""
+    """Launch soft_rasterize or its reverse, with so many blocks an image. Inputs and outputs may be (value, grad)."""
     screen, attributes, parameters, background = inputs
     out_color, out_silhouette, out_depth = outputs
     triangles, bounds, margins, tile_faces, tile_offsets, state, winners = fixed
-    images, height, width, _ = state.shape
+    threads = TILE // patch
     kernel(
         screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
         bounds=bounds, margins=margins, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
         out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
         near=limits.near, far=limits.far, cutoff=limits.cutoff, **tensors,
-    ).launchRaw(
-        blockSize=(TILE // patch, TILE // patch, 1), gridSize=(-(-width // TILE), -(-height // TILE), images)
-    )  # fmt: skip
+    ).launchRaw(blockSize=(threads, threads, 1), gridSize=(blocks, 1, len(state)))  # fmt: skip

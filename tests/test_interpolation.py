@@ -24,20 +24,24 @@ CORNERS = [0.0, 0.0, 0.5, 1.0, 4.0, 0.0, 0.5, 1.0, 0.0, 4.0, 0.5, 1.0]  # a face
 
 
 def clipped(rows: Tensor) -> Tensor:
+    return row_by_row(coverage.barycentrics)(rows[:, :2], corners_of(rows[:, 2:])).clamp(0, 1)
+
+
+def clipped_on_screen(rows: Tensor) -> Tensor:
     weights = row_by_row(coverage.barycentrics)(rows[:, :2], corners_of(rows[:, 2:]))
     return interpolation.clip_barycentrics(weights)
 
 
 def weights_and_faces(count: int, seed: int = 0) -> Tensor:
-    """[count, 15] Weights of sum 1, and faces."""
+    """[count, 15] Weights of any sum, and faces."""
     weights = torch.rand(count, 3, generator=generator(seed), dtype=torch.float64)
-    return torch.cat([weights / weights.sum(dim=1, keepdim=True), random_faces(count, seed)], dim=1)
+    return torch.cat([weights, random_faces(count, seed)], dim=1)
 
 
 def split(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, and z and w of the vertices: all [R, 3], from rows of weights, z/w and 1/w."""
+    """Weights of sum 1, and z and w of the vertices: all [R, 3], from rows of weights, z/w and 1/w."""
     depth, inverse_w = rows[:, 3:].reshape(-1, 3, 4)[..., 2:].unbind(dim=2)
-    return rows[:, :3], depth / inverse_w, 1 / inverse_w
+    return rows[:, :3] / rows[:, :3].sum(dim=1, keepdim=True), depth / inverse_w, 1 / inverse_w
 
 
 def view_depth(rows: Tensor) -> Tensor:
@@ -61,6 +65,7 @@ def test_clipped_barycentrics(device: str, dtype: torch.dtype) -> None:
     zeros = (clipped(rows) == 0).sum(dim=1)
     assert all((zeros == count).sum() > 20 for count in range(3))  # inside, beside an edge, beside a vertex
     assert_agrees("interpolation", "clipped_barycentrics", clipped, rows, device, dtype, constants=2)
+    assert_agrees("interpolation", "clipped_on_screen", clipped_on_screen, rows, device, dtype, constants=2)
 
 
 @on_every_engine
@@ -87,7 +92,7 @@ def test_interpolate(device: str, dtype: torch.dtype) -> None:
 
 @in_both_precisions
 def test_clipped_weights_are_weights(dtype: torch.dtype) -> None:
-    weights = probe("interpolation", "clipped_barycentrics", pixels_and_faces(ROWS, 4).to(dtype), 3)
+    weights = probe("interpolation", "clipped_on_screen", pixels_and_faces(ROWS, 4).to(dtype), 3)
     assert weights.min() >= 0 and weights.max() <= 1
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(ROWS, dtype=dtype))
 
@@ -104,7 +109,7 @@ def test_perspective_correct_weights_give_the_point_in_space(dtype: torch.dtype)
     vertices = torch.randn(ROWS, 3, 3, generator=numbers, dtype=torch.float64)
     vertices[..., 2] = 1 + 9 * torch.rand(ROWS, 3, generator=numbers, dtype=torch.float64)
     screen, w = vertices[..., :2] / vertices[..., 2:], vertices[..., 2:]
-    weights = weights_and_faces(ROWS, 5)[:, :3]
+    weights = split(weights_and_faces(ROWS, 5))[0]
     faces = torch.cat([screen, torch.zeros_like(w), 1 / w], dim=2).flatten(1)
     rows = torch.cat([weights, faces], dim=1).to(dtype)
     found = probe("interpolation", "perspective_correct", rows, 3)
@@ -121,6 +126,7 @@ def test_perspective_correct_weights_give_the_point_in_space(dtype: torch.dtype)
 def test_equal_depths_need_no_correction(dtype: torch.dtype) -> None:
     rows = weights_and_faces(20).to(dtype)
     rows[:, [6, 10, 14]] = 0.25  # 1/w of each vertex
+    rows[:, :3] = split(rows)[0]
     torch.testing.assert_close(probe("interpolation", "perspective_correct", rows, 3), rows[:, :3])
     torch.testing.assert_close(probe("interpolation", "view_depth", rows), torch.full((20, 1), 4.0, dtype=dtype))
 

@@ -285,7 +285,8 @@ def test_gradients_at_kinks_are_finite_and_between_the_sides(
     left, right = (gradient(soft_rasterize_reference, s, "cpu", torch.float64) for s in (-1e-7, 1e-7))
     found = gradient(sr.soft_rasterize, 0.0, device, dtype)
     assert found.isfinite().all()
-    slack = 1e-4 * max(left.abs().max(), right.abs().max())
+    # Rounding moves the pixel by some epsilon, and the gradient of d^2 / sigma with it.
+    slack = 1e-4 * max(left.abs().max(), right.abs().max()) + torch.finfo(dtype).eps / options["sigma"]
     low, high = (
         torch.minimum(torch.minimum(left, right), torch.zeros(())),
         torch.maximum(left, right).clamp(min=0),
