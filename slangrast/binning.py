@@ -82,9 +82,9 @@ def bin_faces(
         ValueError: the lists together have over 2**31 entries.
     """
     height, width = resolution
-    images, faces = len(screen), len(triangles)
+    images, faces = screen.shape[0], triangles.shape[0]
     bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=screen.device)
-    margins = screen.new_empty((images, faces, 3))
+    margins = torch.empty((images, faces, 3), dtype=screen.dtype, device=screen.device)
     inputs = {"screen": screen, "triangles": triangles}
     image = {"width": width, "height": height}
     bounding = {

@@ -135,10 +135,10 @@ def soft_rasterize(
     channels = attributes.shape[-1]
     if shades:
         channels = check_shading(name, layout_of(module), channels)
-    images = max(len(scene.positions), len(attributes))
-    scene = scene if images == len(scene.positions) else scene.repeated(images)
+    images = max(scene.positions.shape[0], attributes.shape[0])
+    scene = scene if images == scene.positions.shape[0] else scene.repeated(images)
     check_image_size(name, scene, min(channels, _MOST_CHANNELS))
-    attributes = attributes if images == len(attributes) else attributes.expand(images, -1, -1)
+    attributes = attributes if images == attributes.shape[0] else attributes.expand(images, -1, -1)
     background = check_background(name, background, scene, channels)
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
     limits = check_limits(name, near, far, cutoff)
@@ -318,7 +318,7 @@ def _extents(
     module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, screen)
     if layout_of(module).takes_anything:
         return find_extents(module, parameters, tensors, cutoff)
-    return _extents_without_parameters(module, cutoff, len(parameters), screen.dtype, screen.device)
+    return _extents_without_parameters(module, cutoff, parameters.shape[0], screen.dtype, screen.device)
 
 
 @lru_cache(64)
@@ -406,7 +406,7 @@ class _SoftRasterize(torch.autograd.Function):
         limits: Limits,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        images, (height, width) = len(screen), scene.resolution
+        images, (height, width) = screen.shape[0], scene.resolution
         channels = background.shape[-1] if variant.with_color else 0
         color = screen.new_empty((images, height, width, channels))
         silhouette = screen.new_empty((images, height, width))
@@ -417,7 +417,8 @@ class _SoftRasterize(torch.autograd.Function):
         winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
         fixed = (scene.triangles, bins.bounds, bins.tile_faces, bins.tile_offsets, state, winners)
-        ctx.save_for_backward(*inputs, *outputs, *fixed, *tensors)
+        # Of outputs autograd saves copies of its own kind, which take longer to make than these.
+        ctx.save_for_backward(*inputs, *(output.detach() for output in outputs), *fixed, *tensors)
         ctx.module, ctx.limits = module, limits
         _launch(module.soft_rasterize, patch_of(module), inputs, outputs, fixed, limits, _arguments(module, tensors))
         return outputs
