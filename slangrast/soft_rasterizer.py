@@ -350,6 +350,10 @@ def _render(
     )
 
 
+def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
 class _Project(torch.autograd.Function):
     """Clip space to screen space, by shaders/project.slang.
 
@@ -360,7 +364,7 @@ class _Project(torch.autograd.Function):
     def forward(ctx: Any, positions: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
         ctx.save_for_backward(positions)
         ctx.module, ctx.image = module, image = _Project.module_and_size(positions, resolution)
-        screen = positions.new_empty(positions.shape)
+        screen = _empty(positions.shape, positions)
         launch = module.project(positions=positions, out_screen=screen, **image)
         module.launch(launch, over=(positions.shape[1], positions.shape[0]))
         return screen
@@ -371,7 +375,7 @@ class _Project(torch.autograd.Function):
         (positions,) = ctx.saved_tensors
         grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
         # The reverse that Slang generates stores the outputs once more. Autograd owns the first; this copy is let go.
-        screen = positions.new_empty(positions.shape)
+        screen = _empty(positions.shape, positions)
         launch = ctx.module.project.bwd(
             positions=(positions, grad_positions), out_screen=(screen, grad_screen), **ctx.image
         )
@@ -408,10 +412,10 @@ class _SoftRasterize(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         images, (height, width) = screen.shape[0], scene.resolution
         channels = background.shape[-1] if variant.with_color else 0
-        color = screen.new_empty((images, height, width, channels))
-        silhouette = screen.new_empty((images, height, width))
-        depth = screen.new_empty((images, height, width) if variant.with_color else (0, 1, 1))
-        state = screen.new_empty((images, height, width, 2))
+        color = _empty((images, height, width, channels), screen)
+        silhouette = _empty((images, height, width), screen)
+        depth = _empty((images, height, width) if variant.with_color else (0, 1, 1), screen)
+        state = _empty((images, height, width, 2), screen)
         keeps_winners = variant.keeps_nearest or variant.keeps_largest
         winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
         winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
