@@ -25,6 +25,7 @@ class Bins:
     """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
 
     bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
+    margins: torch.Tensor  # [N, F, 3] how far beyond the line of each edge a face may reach
     tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
     tile_faces: torch.Tensor  # [at least as many as there are entries] int32
 
@@ -96,7 +97,7 @@ def bin_faces(
         offsets = torch.empty(tiles + 1, dtype=torch.int32, device=screen.device)
         listed = torch.empty(tiles * faces, dtype=torch.int32, device=screen.device)
         module.bin_at_once(**bounding, out_offsets=offsets, unchecked_faces=listed).launchRaw((lanes, 1, 1), (1, 1, 1))
-        return Bins(bounds, offsets, listed)
+        return Bins(bounds, margins, offsets, listed)
 
     module.launch(module.bound_faces(**bounding), over=(faces, images))
     found = torch.arange(faces, dtype=torch.int32, device=screen.device)
@@ -104,7 +105,7 @@ def bin_faces(
     for level in _levels(height, width):
         parents = {"parent_faces": found, "parent_offsets": offsets}
         found, offsets = _refine(module, level, {**inputs, "bounds": bounds, "margins": margins, **parents, **image})
-    return Bins(bounds, offsets, found)
+    return Bins(bounds, margins, offsets, found)
 
 
 def _refine(module: Module, level: _Level, arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -420,7 +420,7 @@ class _SoftRasterize(torch.autograd.Function):
         winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
         winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
-        fixed = (scene.triangles, bins.bounds, bins.tile_faces, bins.tile_offsets, state, winners)
+        fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
         # Of outputs autograd saves copies of its own kind, which take longer to make than these.
         ctx.save_for_backward(*inputs, *(output.detach() for output in outputs), *fixed, *tensors)
         ctx.module, ctx.limits = module, limits
@@ -431,7 +431,7 @@ class _SoftRasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         saved = ctx.saved_tensors
-        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:13], saved[13:]
+        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:14], saved[14:]
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in (*inputs, *tensors)]
         _launch(
             ctx.module.soft_rasterize.bwd,
@@ -465,11 +465,11 @@ def _launch(
     """Launch soft_rasterize or its reverse, with a block for each tile. Inputs and outputs may be (value, grad)."""
     screen, attributes, parameters, background = inputs
     out_color, out_silhouette, out_depth = outputs
-    triangles, bounds, tile_faces, tile_offsets, state, winners = fixed
+    triangles, bounds, margins, tile_faces, tile_offsets, state, winners = fixed
     images, height, width, _ = state.shape
     kernel(
         screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
-        bounds=bounds, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
+        bounds=bounds, margins=margins, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
         out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
         near=limits.near, far=limits.far, cutoff=limits.cutoff, **tensors,
     ).launchRaw(
