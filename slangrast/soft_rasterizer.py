@@ -24,6 +24,7 @@ from .arguments import (
 from .binning import Bins, bin_faces, find_extents
 from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import TILE, layout_of, op_module, patch_of
+from .projection import Projection, project
 from .runtime import Kernel, Module
 from .runtime.steady import steady
 
@@ -143,7 +144,8 @@ def soft_rasterize(
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
     limits = check_limits(name, near, far, cutoff)
 
-    screen = _Project.apply(scene.positions, scene.resolution)
+    projection = project(scene.positions, scene.resolution)
+    screen = projection.screen
     bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
     # An image of many channels is several images of the same faces: each pass has all gradients of its own channels.
     passes = []
@@ -154,7 +156,7 @@ def soft_rasterize(
             module = variant.module(some_background.shape[-1], screen)
         passes.append(
             _render(
-                name, module, variant, scene, bins, limits, screen, some_attributes, softness, some_background
+                name, module, variant, scene, bins, limits, projection, some_attributes, softness, some_background
             )
         )  # fmt: skip
     color = passes[0][0] if len(passes) == 1 else torch.cat([one[0] for one in passes], dim=-1)
@@ -204,11 +206,12 @@ def soft_silhouette(
     check_image_size(name, scene, 1)
     softness = check_softness(name, scene, sigma=sigma, gamma=1.0, epsilon=0.0)
     limits = check_limits(name, near, far, cutoff)
-    screen = _Project.apply(scene.positions, scene.resolution)
+    projection = project(scene.positions, scene.resolution)
+    screen = projection.screen
     bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
     nothing = screen.new_zeros((1, 1, 1, 1))
     module = variant.module(0, screen)
-    _, image, _ = _render(name, module, variant, scene, bins, limits, screen, nothing[0], softness, nothing)
+    _, image, _ = _render(name, module, variant, scene, bins, limits, projection, nothing[0], softness, nothing)
     return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
@@ -336,7 +339,7 @@ def _render(
     scene: Scene,
     bins: Bins,
     limits: Limits,
-    screen: torch.Tensor,
+    projection: Projection,
     attributes: torch.Tensor,
     softness: torch.Tensor,
     background: torch.Tensor,
@@ -344,9 +347,9 @@ def _render(
     """One pass: (color, silhouette, depth)."""
     layout = layout_of(module)
     parameters = pack_parameters(caller, layout, variant.given, softness)
-    tensors = pack_tensors(caller, layout, variant.given, screen)
+    tensors = pack_tensors(caller, layout, variant.given, projection.screen)
     return _SoftRasterize.apply(
-        screen, attributes, parameters, background, module, variant, scene, bins, limits, *tensors
+        scene.positions, attributes, parameters, background, module, variant, scene, bins, limits, projection, *tensors
     )
 
 
@@ -354,52 +357,18 @@ def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
-class _Project(torch.autograd.Function):
-    """Clip space to screen space, by shaders/project.slang.
-
-    Tensors: positions [N, V, 4] (differentiable) -> screen [N, V, 4] (differentiable): x, y, z/w, 1/w.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, positions: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
-        ctx.save_for_backward(positions)
-        ctx.module, ctx.image = module, image = _Project.module_and_size(positions, resolution)
-        screen = _empty(positions.shape, positions)
-        launch = module.project(positions=positions, out_screen=screen, **image)
-        module.launch(launch, over=(positions.shape[1], positions.shape[0]))
-        return screen
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_screen: torch.Tensor) -> Any:
-        (positions,) = ctx.saved_tensors
-        grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
-        # The reverse that Slang generates stores the outputs once more. Autograd owns the first; this copy is let go.
-        screen = _empty(positions.shape, positions)
-        launch = ctx.module.project.bwd(
-            positions=(positions, grad_positions), out_screen=(screen, grad_screen), **ctx.image
-        )
-        ctx.module.launch(launch, over=(positions.shape[1], positions.shape[0]))
-        grad_resolution = None
-        return grad_positions, grad_resolution
-
-    @staticmethod
-    def module_and_size(positions: torch.Tensor, resolution: tuple[int, int]) -> tuple[Module, dict[str, int]]:
-        module = op_module("project", positions)
-        return module, {"height": resolution[0], "width": resolution[1]}
-
-
 class _SoftRasterize(torch.autograd.Function):
     """Binned faces to images, by shaders/soft_rasterizer.slang.
 
-    Tensors: screen [N, V, 4], attributes [N, V, A], parameters [N, 3 + own], background [N, H, W, C], the formulas'
-    own (all differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth [N, H, W] (all differentiable).
+    Tensors: positions [N, V, 4] (the screen's, by `projection`), attributes [N, V, A], parameters [N, 3 + own],
+    background [N, H, W, C], the formulas' own (all differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth
+    [N, H, W] (all differentiable).
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        screen: torch.Tensor,
+        positions: torch.Tensor,
         attributes: torch.Tensor,
         parameters: torch.Tensor,
         background: torch.Tensor,
@@ -408,8 +377,10 @@ class _SoftRasterize(torch.autograd.Function):
         scene: Scene,
         bins: Bins,
         limits: Limits,
+        projection: Projection,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        screen = projection.screen
         images, (height, width) = screen.shape[0], scene.resolution
         channels = background.shape[-1] if variant.with_color else 0
         color = _empty((images, height, width, channels), screen)
@@ -422,15 +393,15 @@ class _SoftRasterize(torch.autograd.Function):
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
         fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
         # Of outputs autograd saves copies of its own kind, which take longer to make than these.
-        ctx.save_for_backward(*inputs, *(output.detach() for output in outputs), *fixed, *tensors)
-        ctx.module, ctx.limits = module, limits
+        ctx.save_for_backward(positions, *inputs, *(output.detach() for output in outputs), *fixed, *tensors)
+        ctx.module, ctx.limits, ctx.projection = module, limits, projection
         _launch(module.soft_rasterize, patch_of(module), inputs, outputs, fixed, limits, _arguments(module, tensors))
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        saved = ctx.saved_tensors
+        positions, *saved = ctx.saved_tensors
         inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:14], saved[14:]
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in (*inputs, *tensors)]
         _launch(
@@ -442,10 +413,14 @@ class _SoftRasterize(torch.autograd.Function):
             ctx.limits,
             _arguments(ctx.module, tensors, grads[4:]),
         )
-        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[9:])
+        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[10:])
+        if needed[0]:
+            grads[0] = ctx.projection.reverse(positions, grads[0])
         wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
-        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = None
-        return (*wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, *wanted[4:])
+        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = grad_projection = None
+        return (
+            *wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, grad_projection, *wanted[4:]
+        )  # fmt: skip
 
 
 def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None = None) -> dict[str, Any]:

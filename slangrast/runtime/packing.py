@@ -64,7 +64,7 @@ class Packer:
                 scalars.append(one)
             else:
                 self._is_simple = False
-        self._places = (_Place * len(places))(*places)
+        self._places = (_Place * len(places))(*(_Place(*place) for place in places))
         self._numbers = struct.Struct(_format_of(scalars))
 
     def pack(self, values: list[Any], context: PackContext) -> bool:
