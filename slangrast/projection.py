@@ -35,6 +35,6 @@ def project(positions: torch.Tensor, resolution: tuple[int, int]) -> Projection:
     module: Any = op_module("project", positions)
     image = {"height": resolution[0], "width": resolution[1]}
     screen = torch.empty(positions.shape, dtype=positions.dtype, device=positions.device)
-    launch = module.project(positions=positions.detach(), out_screen=screen, **image)
+    launch = module.project(positions=positions, out_screen=screen, **image)
     module.launch(launch, over=(positions.shape[1], positions.shape[0]))
     return Projection(screen, module, image)
