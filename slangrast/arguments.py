@@ -6,8 +6,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,15 +15,13 @@ _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     near: float
     far: float
     cutoff: float
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """Checked inputs, in the precision that the kernels compute in."""
 
     positions: torch.Tensor  # [N, V, 4]
@@ -124,7 +121,7 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     """As [N, H, W, C], without a copy."""
     images, (height, width) = scene.positions.shape[0], scene.resolution
     if background is None:
-        return _nothing((images, height, width, channels), scene.positions.dtype, scene.positions.device)
+        return lasting_zeros((images, height, width, channels), scene.positions.dtype, scene.positions.device)
     if not isinstance(background, torch.Tensor):
         try:
             background = torch.tensor(background, dtype=scene.positions.dtype, device=scene.positions.device)
@@ -148,7 +145,7 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
 
 
 @functools.lru_cache(256)
-def _nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def lasting_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A zero for every element, kept. Nothing writes to it."""
     with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
         return torch.zeros((), dtype=dtype, device=device).expand(shape)

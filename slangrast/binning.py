@@ -7,7 +7,7 @@ indices, whatever the threads do, so that sums over them repeat bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -24,8 +24,7 @@ _CHUNKS_PER_THREAD = 4
 _MOST_AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
-class Bins:
+class Bins(NamedTuple):
     """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
 
     bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
@@ -71,18 +70,7 @@ def bin_faces(
     """
     height, width = resolution
     images, faces, device = screen.shape[0], triangles.shape[0], screen.device
-    tiles = images * -(-height // TILE) * -(-width // TILE)
-    if module.warp_size == 1 and tiles * faces <= _MOST_AT_ONCE:
-        bounds = torch.empty((images, faces, 4), dtype=torch.int32)
-        margins = torch.empty((images, faces, 3), dtype=screen.dtype)
-        offsets = torch.empty(tiles + 1, dtype=torch.int32)
-        listed = torch.empty(tiles * faces, dtype=torch.int32)
-        module.bin_at_once(
-            screen=screen, triangles=triangles, parameters=parameters, extents=extents, out_bounds=bounds,
-            out_margins=margins, out_offsets=offsets, unchecked_faces=listed, cull_backfaces=int(cull_backfaces),
-            width=width, height=height, **tensors,
-        ).launchRaw((1, 1, 1), (1, 1, 1))  # fmt: skip
-        return Bins(bounds, margins, offsets, listed)
+    tiles = _tiles(images, resolution)
     chunks, launch = _shared_out(module, images, faces)
     places = tiles * (chunks if module.warp_size == 1 else 1)
     bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=device)
@@ -107,6 +95,41 @@ def bin_faces(
         **inputs, bounds=bounds, margins=margins, offsets=offsets, out_faces=tile_faces
     ).launchRaw(**launch)  # fmt: skip
     return Bins(bounds, margins, offsets[: places + 1 : places // tiles], tile_faces)
+
+
+def is_small(module: Module, images: int, faces: int, resolution: tuple[int, int]) -> bool:
+    """Whether `project_and_bin` is the faster way."""
+    return module.warp_size == 1 and _tiles(images, resolution) * faces <= _MOST_AT_ONCE
+
+
+def project_and_bin(
+    module: Module,
+    positions: torch.Tensor,
+    out_screen: torch.Tensor,
+    triangles: torch.Tensor,
+    parameters: torch.Tensor,
+    tensors: Mapping[str, torch.Tensor],
+    extents: torch.Tensor,
+    resolution: tuple[int, int],
+    cull_backfaces: bool,
+) -> Bins:
+    """`project` and `bin_faces` in one launch, for a small scene on the CPU. The screen comes to be in `out_screen`."""
+    (height, width), faces = resolution, triangles.shape[0]
+    images, tiles = positions.shape[0], _tiles(positions.shape[0], resolution)
+    bounds = torch.empty((images, faces, 4), dtype=torch.int32)
+    margins = torch.empty((images, faces, 3), dtype=positions.dtype)
+    offsets = torch.empty(tiles + 1, dtype=torch.int32)
+    listed = torch.empty(tiles * faces, dtype=torch.int32)
+    module.project_and_bin(
+        positions=positions, triangles=triangles, parameters=parameters, extents=extents, out_screen=out_screen,
+        out_bounds=bounds, out_margins=margins, out_offsets=offsets, unchecked_faces=listed,
+        cull_backfaces=int(cull_backfaces), width=width, height=height, **tensors,
+    ).launchRaw((1, 1, 1), (1, 1, 1))  # fmt: skip
+    return Bins(bounds, margins, offsets, listed)
+
+
+def _tiles(images: int, resolution: tuple[int, int]) -> int:
+    return images * -(-resolution[0] // TILE) * -(-resolution[1] // TILE)
 
 
 def _shared_out(module: Module, images: int, faces: int) -> tuple[int, dict[str, tuple[int, int, int]]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,8 +10,7 @@ from .op_modules import op_module
 from .runtime import Module
 
 
-@dataclass(frozen=True)
-class Projection:
+class Projection(NamedTuple):
     """How positions came to the screen. A part of a larger reverse: one of its own would cost more than the work."""
 
     screen: torch.Tensor  # [N, V, 4] x, y, z/w, 1/w; outside of autograd
@@ -30,11 +28,16 @@ class Projection:
         return grad_positions
 
 
+def not_yet_projected(positions: torch.Tensor, resolution: tuple[int, int]) -> Projection:
+    """A projection whose screen nobody has written yet."""
+    screen = torch.empty(positions.shape, dtype=positions.dtype, device=positions.device)
+    return Projection(screen, op_module("project", positions), {"height": resolution[0], "width": resolution[1]})
+
+
 def project(positions: torch.Tensor, resolution: tuple[int, int]) -> Projection:
     """Tensors: positions [N, V, 4] -> screen [N, V, 4]: x, y, z/w, 1/w. Both differentiable, by `reverse`."""
-    module: Any = op_module("project", positions)
-    image = {"height": resolution[0], "width": resolution[1]}
-    screen = torch.empty(positions.shape, dtype=positions.dtype, device=positions.device)
-    launch = module.project(positions=positions, out_screen=screen, **image)
+    projection = not_yet_projected(positions, resolution)
+    module: Any = projection.module
+    launch = module.project(positions=positions, out_screen=projection.screen, **projection.image)
     module.launch(launch, over=(positions.shape[1], positions.shape[0]))
-    return Projection(screen, module, image)
+    return projection

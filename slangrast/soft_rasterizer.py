@@ -20,11 +20,12 @@ from .arguments import (
     check_scene,
     check_softness,
     choose,
+    lasting_zeros,
 )
-from .binning import Bins, bin_faces, find_extents
+from .binning import Bins, bin_faces, find_extents, is_small, project_and_bin
 from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import TILE, layout_of, op_module, patch_of
-from .projection import Projection, project
+from .projection import Projection, not_yet_projected, project
 from .runtime import Kernel, Module
 from .runtime.steady import steady
 
@@ -144,16 +145,14 @@ def soft_rasterize(
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
     limits = check_limits(name, near, far, cutoff)
 
-    projection = project(scene.positions, scene.resolution)
-    screen = projection.screen
-    bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
+    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces))
     # An image of many channels is several images of the same faces: each pass has all gradients of its own channels.
     passes = []
     colors = [background] if channels <= _MOST_CHANNELS else background.split(_MOST_CHANNELS, dim=-1)
     inputs = [attributes] if channels <= _MOST_CHANNELS else attributes.split(_MOST_CHANNELS, dim=-1)
     for some_background, some_attributes in zip(colors, inputs, strict=True):
         if not shades:
-            module = variant.module(some_background.shape[-1], screen)
+            module = variant.module(some_background.shape[-1], scene.positions)
         passes.append(
             _render(
                 name, module, variant, scene, bins, limits, projection, some_attributes, softness, some_background
@@ -206,12 +205,10 @@ def soft_silhouette(
     check_image_size(name, scene, 1)
     softness = check_softness(name, scene, sigma=sigma, gamma=1.0, epsilon=0.0)
     limits = check_limits(name, near, far, cutoff)
-    projection = project(scene.positions, scene.resolution)
-    screen = projection.screen
-    bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
-    nothing = screen.new_zeros((1, 1, 1, 1))
-    module = variant.module(0, screen)
-    _, image, _ = _render(name, module, variant, scene, bins, limits, projection, nothing[0], softness, nothing)
+    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces))
+    nothing = [lasting_zeros((1,) * size, scene.positions.dtype, scene.positions.device) for size in (3, 4)]
+    module = variant.module(0, scene.positions)
+    _, image, _ = _render(name, module, variant, scene, bins, limits, projection, nothing[0], softness, nothing[1])
     return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
@@ -287,41 +284,39 @@ def _shipped_variant(formulas: tuple[tuple[str, str], ...], options: tuple[tuple
     return _Variant._of("", dict(formulas), dict(options))
 
 
-def _bin(
-    caller: str,
-    scene: Scene,
-    variant: _Variant,
-    screen: torch.Tensor,
-    softness: torch.Tensor,
-    limits: Limits,
-    cull_backfaces: bool,
-) -> Bins:
-    extents = _extents(caller, variant, softness, screen, limits.cutoff)
-    module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, screen)
-    return bin_faces(module, screen, scene.triangles, parameters, tensors, extents, scene.resolution, cull_backfaces)
+def _project_and_bin(
+    caller: str, scene: Scene, variant: _Variant, softness: torch.Tensor, limits: Limits, cull_backfaces: bool
+) -> tuple[Projection, Bins]:
+    positions, triangles, resolution = scene.positions, scene.triangles, scene.resolution
+    extents = _extents(caller, variant, softness, positions, limits.cutoff)
+    module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, positions)
+    given = (triangles, parameters, tensors, extents, resolution, cull_backfaces)
+    if is_small(module, positions.shape[0], triangles.shape[0], resolution):
+        projection = not_yet_projected(positions, resolution)
+        return projection, project_and_bin(module, positions, projection.screen, *given)
+    projection = project(positions, resolution)
+    return projection, bin_faces(module, projection.screen, *given)
 
 
 def _prepare(
-    caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, screen: torch.Tensor
+    caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, like: torch.Tensor
 ) -> tuple[Module, torch.Tensor, dict[str, torch.Tensor]]:
     """A module compiled for the formula of one kind, its parameters and its tensors, by argument."""
-    module = op_module(shader, screen, choices=variant.by_kind[kind])
+    module = op_module(shader, like, choices=variant.by_kind[kind])
     layout, given = layout_of(module), {kind: variant.given[kind]}
     if not layout.takes_anything and not given[kind]:
         return module, softness, {}
-    tensors = pack_tensors(caller, layout, given, screen)
+    tensors = pack_tensors(caller, layout, given, like)
     arguments = {field.argument: tensor for field, tensor in zip(layout.tensors, tensors, strict=True)}
     return module, pack_parameters(caller, layout, given, softness), arguments
 
 
-def _extents(
-    caller: str, variant: _Variant, softness: torch.Tensor, screen: torch.Tensor, cutoff: float
-) -> torch.Tensor:
+def _extents(caller: str, variant: _Variant, softness: torch.Tensor, like: torch.Tensor, cutoff: float) -> torch.Tensor:
     """[N], as `find_extents`; without a launch where the falloff is as it was."""
-    module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, screen)
+    module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, like)
     if layout_of(module).takes_anything:
         return find_extents(module, parameters, tensors, cutoff)
-    return _extents_without_parameters(module, cutoff, parameters.shape[0], screen.dtype, screen.device)
+    return _extents_without_parameters(module, cutoff, parameters.shape[0], like.dtype, like.device)
 
 
 @lru_cache(64)
@@ -388,8 +383,9 @@ class _SoftRasterize(torch.autograd.Function):
         depth = _empty((images, height, width) if variant.with_color else (0, 1, 1), screen)
         state = _empty((images, height, width, 2), screen)
         keeps_winners = variant.keeps_nearest or variant.keeps_largest
-        winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
-        winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
+        winners = lasting_zeros((1, 1, 1, 1), torch.int32, screen.device)
+        if keeps_winners:
+            winners = torch.empty((images, height, width, 2), dtype=torch.int32, device=screen.device)
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
         fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
         # Of outputs autograd saves copies of its own kind, which take longer to make than these.

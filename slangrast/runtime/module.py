@@ -177,7 +177,10 @@ class Module:
 
         Threads beyond `over` run too, where it is no multiple of the block: kernels test their index.
         """
-        extent = _integers(over if isinstance(over, (tuple, Sequence)) else (over,))
+        if type(over) is tuple and {*map(type, over)} == {int} and len(over) <= 3 and min(over) >= 0:
+            launchable.launchRaw(*_block_and_grid(*over))
+            return
+        extent = _integers(over if isinstance(over, Sequence) else (over,))
         if extent is None or not 1 <= len(extent) <= 3 or min(extent) < 0:
             raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")
         launchable.launchRaw(*_block_and_grid(*extent))
