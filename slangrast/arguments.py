@@ -6,8 +6,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,15 +15,13 @@ _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     near: float
     far: float
     cutoff: float
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """Checked inputs, in the precision that the kernels compute in."""
 
     positions: torch.Tensor  # [N, V, 4]
@@ -40,7 +37,7 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
     dtype = check_float(name, "positions", positions)
     if positions.dim() not in (2, 3) or positions.shape[-1] != 4:
         raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {show(positions)}")
-    if positions.dim() == 3 and len(positions) == 0:
+    if positions.dim() == 3 and positions.shape[0] == 0:
         raise ValueError(f"{name}: positions must be of at least one image, got {show(positions)}")
     if positions.device.type not in ("cpu", "cuda"):
         raise ValueError(f"{name}: positions must be on the CPU or a CUDA device, got a tensor on {positions.device}")
@@ -49,7 +46,7 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
     if triangles.dim() != 2 or triangles.shape[1] != 3 or triangles.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{name}: triangles must be [F, 3] int32 or int64, got {show(triangles)}")
     check_device(name, "triangles", triangles, positions)
-    positions = positions if positions.dim() == 3 else positions[None]
+    positions = positions if positions.dim() == 3 else positions.unsqueeze(0)
     vertices = positions.shape[1]
     # On CUDA the look at the indices would stall the device, and is left out.
     if triangles.device.type != "cpu":
@@ -113,8 +110,8 @@ def check_attributes(name: str, attributes: Any, scene: Scene) -> torch.Tensor:
             f"{name}: attributes must be [N, V, C] or [V, C] float with V = {vertices}, got {show(attributes)}"
         )
     check_device(name, "attributes", attributes, scene.positions)
-    attributes = attributes if attributes.dim() == 3 else attributes[None]
-    if len(attributes) != images and 1 not in (len(attributes), images):
+    attributes = attributes if attributes.dim() == 3 else attributes.unsqueeze(0)
+    if attributes.shape[0] != images and 1 not in (attributes.shape[0], images):
         raise ValueError(f"{name}: attributes must be for 1 or {images} images like positions, got {len(attributes)}")
     check_same_float(name, "attributes", attributes, scene)
     return computed_in(attributes)
@@ -122,9 +119,9 @@ def check_attributes(name: str, attributes: Any, scene: Scene) -> torch.Tensor:
 
 def check_background(name: str, background: Any, scene: Scene, channels: int) -> torch.Tensor:
     """As [N, H, W, C], without a copy."""
-    images, (height, width) = len(scene.positions), scene.resolution
+    images, (height, width) = scene.positions.shape[0], scene.resolution
     if background is None:
-        background = _zero(scene.positions.dtype, scene.positions.device)
+        return lasting_zeros((images, height, width, channels), scene.positions.dtype, scene.positions.device)
     if not isinstance(background, torch.Tensor):
         try:
             background = torch.tensor(background, dtype=scene.positions.dtype, device=scene.positions.device)
@@ -147,15 +144,16 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     return computed_in(background).expand(images, height, width, channels)
 
 
-@functools.cache
-def _zero(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    with torch.inference_mode(False):
-        return torch.zeros((), dtype=dtype, device=device)
+@functools.lru_cache(256)
+def lasting_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A zero for every element, kept. Nothing writes to it."""
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        return torch.zeros((), dtype=dtype, device=device).expand(shape)
 
 
 def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
     """sigma, gamma and epsilon of each image, as [N, 3]."""
-    images = len(scene.positions)
+    images = scene.positions.shape[0]
     if all(type(value) in (float, int) for value in values.values()):
         return _softness_of_numbers(name, scene.positions.dtype, scene.positions.device, images, *values.items())
     return _softness(name, scene.positions, values)
@@ -166,7 +164,7 @@ def _softness_of_numbers(
     name: str, dtype: torch.dtype, device: torch.device, images: int, *values: tuple[str, float]
 ) -> torch.Tensor:
     """Kept, since most calls of a session have the same numbers. Nothing writes to it."""
-    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+    with torch.inference_mode(False):  # as above
         return _softness(name, torch.empty((images, 0), dtype=dtype, device=device), dict(values))
 
 

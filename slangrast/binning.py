@@ -1,13 +1,13 @@
 """Which faces may touch which tile of the image: bounds, then count, scan and fill.
 
-Nothing is ever dropped: a list is as long as it must be, or else its tile goes through all faces. On the CPU faces stand in a list in the order of their indices,
-whatever the threads do, so that sums over them repeat bit for bit.
+Nothing is ever dropped: a list is as long as it must be, or else its tile goes through all faces. On the CPU faces stand
+in a list in the order of their indices, whatever the threads do, so that sums over them repeat bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -21,10 +21,12 @@ _THREADS_PER_FACE = 4
 # On the CPU: chunks of faces for each thread, so that none waits long for the last. Each has a place in each tile.
 _CHUNKS_PER_THREAD = 4
 _LEAST_CHUNK = 64
+# On the CPU: up to so many pairs of a face and a tile, one thread tries them all in one launch. Its lists have room for
+# every pair, so that nothing waits for their length.
+_MOST_AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
-class Bins:
+class Bins(NamedTuple):
     """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
 
     bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
@@ -69,8 +71,8 @@ def bin_faces(
         ValueError: the lists together have over 2**31 entries.
     """
     height, width = resolution
-    images, faces, device = len(screen), len(triangles), screen.device
-    tiles = images * -(-height // TILE) * -(-width // TILE)
+    images, faces, device = screen.shape[0], triangles.shape[0], screen.device
+    tiles = _tiles(images, resolution)
     chunk_faces, places, launch = _shared_out(module, images, faces)
     bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=device)
     margins = screen.new_empty((images, faces, 3))
@@ -95,6 +97,41 @@ def bin_faces(
         **inputs, bounds=bounds, margins=margins, offsets=offsets, out_faces=tile_faces
     ).launchRaw(**launch)  # fmt: skip
     return Bins(bounds, margins, offsets[: tiles * places + 1 : places], tile_faces)
+
+
+def is_small(module: Module, images: int, faces: int, resolution: tuple[int, int]) -> bool:
+    """Whether `project_and_bin` is the faster way."""
+    return module.warp_size == 1 and _tiles(images, resolution) * faces <= _MOST_AT_ONCE
+
+
+def project_and_bin(
+    module: Module,
+    positions: torch.Tensor,
+    out_screen: torch.Tensor,
+    triangles: torch.Tensor,
+    parameters: torch.Tensor,
+    tensors: Mapping[str, torch.Tensor],
+    extents: torch.Tensor,
+    resolution: tuple[int, int],
+    cull_backfaces: bool,
+) -> Bins:
+    """`project` and `bin_faces` in one launch, for a small scene on the CPU. The screen comes to be in `out_screen`."""
+    (height, width), faces = resolution, triangles.shape[0]
+    images, tiles = positions.shape[0], _tiles(positions.shape[0], resolution)
+    bounds = torch.empty((images, faces, 4), dtype=torch.int32)
+    margins = torch.empty((images, faces, 3), dtype=positions.dtype)
+    offsets = torch.empty(tiles + 1, dtype=torch.int32)
+    listed = torch.empty(tiles * faces, dtype=torch.int32)
+    module.project_and_bin(
+        positions=positions, triangles=triangles, parameters=parameters, extents=extents, out_screen=out_screen,
+        out_bounds=bounds, out_margins=margins, out_offsets=offsets, unchecked_faces=listed,
+        cull_backfaces=int(cull_backfaces), width=width, height=height, **tensors,
+    ).launchRaw((1, 1, 1), (1, 1, 1))  # fmt: skip
+    return Bins(bounds, margins, offsets, listed)
+
+
+def _tiles(images: int, resolution: tuple[int, int]) -> int:
+    return images * -(-resolution[0] // TILE) * -(-resolution[1] // TILE)
 
 
 def _shared_out(module: Module, images: int, faces: int) -> tuple[int, int, dict[str, tuple[int, int, int]]]:

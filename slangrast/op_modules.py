@@ -32,7 +32,7 @@ def op_module(
         choices: the formulas that it is compiled with; what they take from Python is then `layout_of(module)`.
     """
     precision = "float64" if like.dtype == torch.float64 else "float32"
-    macros = tuple(defines.items()) if isinstance(defines, Mapping) else defines
+    macros = defines if isinstance(defines, tuple) else tuple(defines.items())
     return _load(shader, like.device.type, precision, current_checks.get(), macros, choices).snapshot()
 
 

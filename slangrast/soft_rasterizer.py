@@ -20,10 +20,12 @@ from .arguments import (
     check_scene,
     check_softness,
     choose,
+    lasting_zeros,
 )
-from .binning import Bins, bin_faces, find_extents
+from .binning import Bins, bin_faces, find_extents, is_small, project_and_bin
 from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import TILE, layout_of, op_module, patch_of
+from .projection import Projection, not_yet_projected, project
 from .runtime import Kernel, Module
 from .runtime.steady import steady
 
@@ -135,26 +137,25 @@ def soft_rasterize(
     channels = attributes.shape[-1]
     if shades:
         channels = check_shading(name, layout_of(module), channels)
-    images = max(len(scene.positions), len(attributes))
-    scene = scene if images == len(scene.positions) else scene.repeated(images)
+    images = max(scene.positions.shape[0], attributes.shape[0])
+    scene = scene if images == scene.positions.shape[0] else scene.repeated(images)
     check_image_size(name, scene, min(channels, _MOST_CHANNELS))
-    attributes = attributes if images == len(attributes) else attributes.expand(images, -1, -1)
+    attributes = attributes if images == attributes.shape[0] else attributes.expand(images, -1, -1)
     background = check_background(name, background, scene, channels)
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
     limits = check_limits(name, near, far, cutoff)
 
-    screen = _Project.apply(scene.positions, scene.resolution)
-    bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
+    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces))
     # An image of many channels is several images of the same faces: each pass has all gradients of its own channels.
     passes = []
     colors = [background] if channels <= _MOST_CHANNELS else background.split(_MOST_CHANNELS, dim=-1)
     inputs = [attributes] if channels <= _MOST_CHANNELS else attributes.split(_MOST_CHANNELS, dim=-1)
     for some_background, some_attributes in zip(colors, inputs, strict=True):
         if not shades:
-            module = variant.module(some_background.shape[-1], screen)
+            module = variant.module(some_background.shape[-1], scene.positions)
         passes.append(
             _render(
-                name, module, variant, scene, bins, limits, screen, some_attributes, softness, some_background
+                name, module, variant, scene, bins, limits, projection, some_attributes, softness, some_background
             )
         )  # fmt: skip
     color = passes[0][0] if len(passes) == 1 else torch.cat([one[0] for one in passes], dim=-1)
@@ -204,11 +205,10 @@ def soft_silhouette(
     check_image_size(name, scene, 1)
     softness = check_softness(name, scene, sigma=sigma, gamma=1.0, epsilon=0.0)
     limits = check_limits(name, near, far, cutoff)
-    screen = _Project.apply(scene.positions, scene.resolution)
-    bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
-    nothing = screen.new_zeros((1, 1, 1, 1))
-    module = variant.module(0, screen)
-    _, image, _ = _render(name, module, variant, scene, bins, limits, screen, nothing[0], softness, nothing)
+    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces))
+    nothing = [lasting_zeros((1,) * size, scene.positions.dtype, scene.positions.device) for size in (3, 4)]
+    module = variant.module(0, scene.positions)
+    _, image, _ = _render(name, module, variant, scene, bins, limits, projection, nothing[0], softness, nothing[1])
     return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
@@ -284,41 +284,39 @@ def _shipped_variant(formulas: tuple[tuple[str, str], ...], options: tuple[tuple
     return _Variant._of("", dict(formulas), dict(options))
 
 
-def _bin(
-    caller: str,
-    scene: Scene,
-    variant: _Variant,
-    screen: torch.Tensor,
-    softness: torch.Tensor,
-    limits: Limits,
-    cull_backfaces: bool,
-) -> Bins:
-    extents = _extents(caller, variant, softness, screen, limits.cutoff)
-    module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, screen)
-    return bin_faces(module, screen, scene.triangles, parameters, tensors, extents, scene.resolution, cull_backfaces)
+def _project_and_bin(
+    caller: str, scene: Scene, variant: _Variant, softness: torch.Tensor, limits: Limits, cull_backfaces: bool
+) -> tuple[Projection, Bins]:
+    positions, triangles, resolution = scene.positions, scene.triangles, scene.resolution
+    extents = _extents(caller, variant, softness, positions, limits.cutoff)
+    module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, positions)
+    given = (triangles, parameters, tensors, extents, resolution, cull_backfaces)
+    if is_small(module, positions.shape[0], triangles.shape[0], resolution):
+        projection = not_yet_projected(positions, resolution)
+        return projection, project_and_bin(module, positions, projection.screen, *given)
+    projection = project(positions, resolution)
+    return projection, bin_faces(module, projection.screen, *given)
 
 
 def _prepare(
-    caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, screen: torch.Tensor
+    caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, like: torch.Tensor
 ) -> tuple[Module, torch.Tensor, dict[str, torch.Tensor]]:
     """A module compiled for the formula of one kind, its parameters and its tensors, by argument."""
-    module = op_module(shader, screen, choices=variant.by_kind[kind])
+    module = op_module(shader, like, choices=variant.by_kind[kind])
     layout, given = layout_of(module), {kind: variant.given[kind]}
     if not layout.takes_anything and not given[kind]:
         return module, softness, {}
-    tensors = pack_tensors(caller, layout, given, screen)
+    tensors = pack_tensors(caller, layout, given, like)
     arguments = {field.argument: tensor for field, tensor in zip(layout.tensors, tensors, strict=True)}
     return module, pack_parameters(caller, layout, given, softness), arguments
 
 
-def _extents(
-    caller: str, variant: _Variant, softness: torch.Tensor, screen: torch.Tensor, cutoff: float
-) -> torch.Tensor:
+def _extents(caller: str, variant: _Variant, softness: torch.Tensor, like: torch.Tensor, cutoff: float) -> torch.Tensor:
     """[N], as `find_extents`; without a launch where the falloff is as it was."""
-    module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, screen)
+    module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, like)
     if layout_of(module).takes_anything:
         return find_extents(module, parameters, tensors, cutoff)
-    return _extents_without_parameters(module, cutoff, len(parameters), screen.dtype, screen.device)
+    return _extents_without_parameters(module, cutoff, parameters.shape[0], like.dtype, like.device)
 
 
 @lru_cache(64)
@@ -336,7 +334,7 @@ def _render(
     scene: Scene,
     bins: Bins,
     limits: Limits,
-    screen: torch.Tensor,
+    projection: Projection,
     attributes: torch.Tensor,
     softness: torch.Tensor,
     background: torch.Tensor,
@@ -344,58 +342,28 @@ def _render(
     """One pass: (color, silhouette, depth)."""
     layout = layout_of(module)
     parameters = pack_parameters(caller, layout, variant.given, softness)
-    tensors = pack_tensors(caller, layout, variant.given, screen)
+    tensors = pack_tensors(caller, layout, variant.given, projection.screen)
     return _SoftRasterize.apply(
-        screen, attributes, parameters, background, module, variant, scene, bins, limits, *tensors
+        scene.positions, attributes, parameters, background, module, variant, scene, bins, limits, projection, *tensors
     )
 
 
-class _Project(torch.autograd.Function):
-    """Clip space to screen space, by shaders/project.slang.
-
-    Tensors: positions [N, V, 4] (differentiable) -> screen [N, V, 4] (differentiable): x, y, z/w, 1/w.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, positions: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
-        ctx.save_for_backward(positions)
-        ctx.module, ctx.image = module, image = _Project.module_and_size(positions, resolution)
-        screen = positions.new_empty(positions.shape)
-        launch = module.project(positions=positions, out_screen=screen, **image)
-        module.launch(launch, over=(positions.shape[1], positions.shape[0]))
-        return screen
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_screen: torch.Tensor) -> Any:
-        (positions,) = ctx.saved_tensors
-        grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
-        # The reverse that Slang generates stores the outputs once more. Autograd owns the first; this copy is let go.
-        screen = positions.new_empty(positions.shape)
-        launch = ctx.module.project.bwd(
-            positions=(positions, grad_positions), out_screen=(screen, grad_screen), **ctx.image
-        )
-        ctx.module.launch(launch, over=(positions.shape[1], positions.shape[0]))
-        grad_resolution = None
-        return grad_positions, grad_resolution
-
-    @staticmethod
-    def module_and_size(positions: torch.Tensor, resolution: tuple[int, int]) -> tuple[Module, dict[str, int]]:
-        module = op_module("project", positions)
-        return module, {"height": resolution[0], "width": resolution[1]}
+def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
 
 
 class _SoftRasterize(torch.autograd.Function):
     """Binned faces to images, by shaders/soft_rasterizer.slang.
 
-    Tensors: screen [N, V, 4], attributes [N, V, A], parameters [N, 3 + own], background [N, H, W, C], the formulas'
-    own (all differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth [N, H, W] (all differentiable).
+    Tensors: positions [N, V, 4] (the screen's, by `projection`), attributes [N, V, A], parameters [N, 3 + own],
+    background [N, H, W, C], the formulas' own (all differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth
+    [N, H, W] (all differentiable).
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        screen: torch.Tensor,
+        positions: torch.Tensor,
         attributes: torch.Tensor,
         parameters: torch.Tensor,
         background: torch.Tensor,
@@ -404,29 +372,34 @@ class _SoftRasterize(torch.autograd.Function):
         scene: Scene,
         bins: Bins,
         limits: Limits,
+        projection: Projection,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        images, (height, width) = len(screen), scene.resolution
+        screen = projection.screen
+        images, (height, width) = screen.shape[0], scene.resolution
         channels = background.shape[-1] if variant.with_color else 0
-        color = screen.new_empty((images, height, width, channels))
-        silhouette = screen.new_empty((images, height, width))
-        depth = screen.new_empty((images, height, width) if variant.with_color else (0, 1, 1))
-        state = screen.new_empty((images, height, width, 2 if variant.with_color else 1))
+        color = _empty((images, height, width, channels), screen)
+        silhouette = _empty((images, height, width), screen)
+        depth = _empty((images, height, width) if variant.with_color else (0, 1, 1), screen)
+        state = _empty((images, height, width, 2 if variant.with_color else 1), screen)
         keeps_winners = variant.keeps_nearest or variant.keeps_largest
-        winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
-        winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
+        winners = lasting_zeros((1, 1, 1, 1), torch.int32, screen.device)
+        if keeps_winners:
+            winners = torch.empty((images, height, width, 2), dtype=torch.int32, device=screen.device)
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
         fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
-        ctx.save_for_backward(*inputs, *outputs, *fixed, *tensors)
-        ctx.module, ctx.limits = module, limits
+        # Of outputs autograd saves copies of its own kind, which take longer to make than these.
+        ctx.save_for_backward(positions, *inputs, *(output.detach() for output in outputs), *fixed, *tensors)
+        ctx.module, ctx.limits, ctx.projection = module, limits, projection
         one_part = (screen.unsqueeze(1), attributes.unsqueeze(1), parameters, background)
-        _launch(module.soft_rasterize, patch_of(module), _tiles(silhouette), one_part, outputs, fixed, limits, _arguments(module, tensors))
+        tiles, own = _tiles(silhouette), _arguments(module, tensors)
+        _launch(module.soft_rasterize, patch_of(module), tiles, one_part, outputs, fixed, limits, own)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        saved = ctx.saved_tensors
+        positions, *saved = ctx.saved_tensors
         inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:14], saved[14:]
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
         grad_background = torch.empty_like(inputs[3], memory_format=torch.contiguous_format)
@@ -444,11 +417,15 @@ class _SoftRasterize(torch.autograd.Function):
             ctx.limits,
             _arguments(ctx.module, tensors, grads),
         )
-        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[9:])
+        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[10:])
         grads = [*(one.sum(1) if parts > 1 else one[:, 0] for one in sums), grad_background, *grads]
+        if needed[0]:
+            grads[0] = ctx.projection.reverse(positions, grads[0])
         wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
-        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = None
-        return (*wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, *wanted[4:])
+        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = grad_projection = None
+        return (
+            *wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, grad_projection, *wanted[4:]
+        )  # fmt: skip
 
 
 def _tiles(image: torch.Tensor) -> int:

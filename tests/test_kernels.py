@@ -27,9 +27,9 @@ KERNEL_FILES = [path.stem for path in SHADERS if "CUDAKernel" in path.read_text(
 KERNELS = {
     "project": ("soft_rasterize", "test_soft_rasterizer_gradients.py"),
     "find_extents": ("soft_rasterize", "test_soft_rasterizer.py"),
-    "bound_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
     "count_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
     "fill_faces": ("soft_rasterize", "test_soft_rasterizer.py"),
+    "project_and_bin": ("soft_rasterize", "test_soft_rasterizer.py"),
     "soft_rasterize": ("soft_rasterize", "test_soft_rasterizer.py"),
     "count_tiles": ("rasterize", "test_rasterize.py"),
     "fill_tiles": ("rasterize", "test_rasterize.py"),

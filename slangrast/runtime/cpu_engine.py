@@ -102,7 +102,7 @@ class CpuModule:
         function = self._functions.get(entry.name)
         if function is None:
             function = self._functions[entry.name] = getattr(self._library, f"slangrast_launch_{entry.name}")
-        function(launch, self._parallel_for, ctypes.byref(packed.start))
+        function(launch, self._parallel_for, ctypes.byref(ctypes.c_char.from_buffer(packed.buffer)))
         if self._prints:
             ctypes.CDLL(None).fflush(None)
 

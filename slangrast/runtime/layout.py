@@ -6,7 +6,6 @@ these, laid out by the rules of C. The same bytes serve the host and a launch by
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 import struct
@@ -37,11 +36,6 @@ class PackContext:
     device: torch.device | None
     keep_alive: list[torch.Tensor]
     reads_gradients: bool
-
-    @functools.cached_property
-    def start(self) -> ctypes.c_char:
-        """The first byte of the buffer, for what takes its address."""
-        return ctypes.c_char.from_buffer(self.buffer)
 
     def admit(self, tensor: torch.Tensor, path: str) -> None:
         """Take in a tensor that the kernel is to read or write. An engine that can do less refuses it here."""

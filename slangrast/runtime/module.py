@@ -58,16 +58,15 @@ class Kernel:
 
     def __init__(self, module: Module, name: str, kind: str = "primal") -> None:
         self._module, self._name, self._kind = module, name, kind
+        self._target: tuple[Any, KernelSignature] | None = None
+        self._derivatives: dict[str, Kernel] = {}
 
     def __call__(self, *args: Any, **arguments: Any) -> Launchable:
         if args:
             raise TypeError(
                 f"{self}: arguments are given by name, got {len(args)} without; names: {self.argument_names}"
             )
-        served = self._module._device
-        # A module of one device asks for that of the tensors only to say what is wrong with them.
-        build = self._module._any_build() if served else self._build_for(_device_of(arguments.values()))
-        entry = self._entry(build.families)
+        build, entry = self._target or self._find_target(arguments)
         try:
             values = [arguments[name] for name in entry.argument_names]
         except KeyError:
@@ -80,6 +79,18 @@ class Kernel:
             self._build_for(_device_of(values))
             raise ValueError(f"{self}: {error}") from None
         return Launchable(build, entry, packed)
+
+    def _find_target(self, arguments: Mapping[str, Any]) -> tuple[Any, KernelSignature]:
+        """The build and the entry point for these arguments."""
+        if not self._module._device:
+            build = self._build_for(_device_of(arguments.values()))
+            return build, self._entry(build.families)
+        # A module of one device asks for that of the tensors only to say what is wrong with them.
+        build = self._module._any_build()
+        target = build, self._entry(build.families)
+        if self._module._is_snapshot:  # nothing in it changes any more
+            self._target = target
+        return target
 
     def _wrong_names(self, names: list[str], given: Mapping[str, Any]) -> ValueError:
         missing = [name for name in names if name not in given]
@@ -109,9 +120,14 @@ class Kernel:
         return self._module._build_for(device)
 
     def _derivative(self, kind: str) -> Kernel:
+        if kept := self._derivatives.get(kind):
+            return kept
         if self._kind != "primal" or getattr(self._module._any_build().families[self._name], kind) is None:
             raise ValueError(f"{self} has no derivative: mark it with [Differentiable]")
-        return Kernel(self._module, self._name, kind)
+        derivative = Kernel(self._module, self._name, kind)
+        if self._module._is_snapshot:
+            self._derivatives[kind] = derivative
+        return derivative
 
     def _entry(self, families: dict[str, KernelFamily]) -> KernelSignature:
         if self._name not in families:
@@ -161,6 +177,9 @@ class Module:
 
         Threads beyond `over` run too, where it is no multiple of the block: kernels test their index.
         """
+        if type(over) is tuple and {*map(type, over)} == {int} and len(over) <= 3 and min(over) >= 0:
+            launchable.launchRaw(*_block_and_grid(*over))
+            return
         extent = _integers(over if isinstance(over, Sequence) else (over,))
         if extent is None or not 1 <= len(extent) <= 3 or min(extent) < 0:
             raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from .cache import digest, find_or_build
 from .host_compiler import HOST_FOLDER, host_compiler, host_sources_digest
 from .layout import DiffTensorType, PackContext, ScalarType, TensorType
 
+_PLAIN = {int, float}
 _VALUE, _VALUE_AND_UNTOUCHED_GRADIENT, _GRADIENT = range(3)  # as Role
 _CODES = {  # DLPack's, and the bits of an element
     torch.bool: (6, 8), torch.uint8: (1, 8), torch.int8: (0, 8), torch.int16: (0, 16), torch.int32: (0, 32),
@@ -40,10 +42,11 @@ class Packer:
     """Packs the arguments of one kernel, or of one derivative of it."""
 
     def __init__(self, arguments: Sequence[Any], reads_gradients: bool) -> None:
-        self._scalars: list[tuple[int, Any]] = []
+        self._scalars: list[int] = []
         self._tensors: list[tuple[int, bool]] = []  # which argument, and whether a gradient comes with it
         self._is_simple = True
         places: list[tuple[int, int, int, int]] = []
+        scalars: list[Any] = []
         for index, one in enumerate(arguments):
             if isinstance(one.type, DiffTensorType) and one.type.gradient_offset == one.type.primal.size:
                 value, gradient = _CODES[one.type.primal.dtype], _CODES[one.type.gradient.dtype]
@@ -56,11 +59,13 @@ class Packer:
             elif isinstance(one.type, TensorType) and not one.type.dense:
                 self._tensors.append((index, False))
                 places.append((one.offset, *_CODES[one.type.dtype], _VALUE))
-            elif isinstance(one.type, ScalarType):
-                self._scalars.append((index, one))
+            elif type(one.type) is ScalarType and one.type.code != "?":
+                self._scalars.append(index)
+                scalars.append(one)
             else:
                 self._is_simple = False
-        self._places = (_Place * len(places))(*places)
+        self._places = (_Place * len(places))(*(_Place(*place) for place in places))
+        self._numbers = struct.Struct(_format_of(scalars))
 
     def pack(self, values: list[Any], context: PackContext) -> bool:
         """Fill the buffer; False where an argument is not of the plainest form, and is to be packed by its type."""
@@ -76,19 +81,30 @@ class Packer:
                 tensors += value
             else:
                 return False
+        numbers = [values[index] for index in self._scalars]
+        if not _PLAIN.issuperset(map(type, numbers)):
+            return False
         call, functions = library
         try:
+            self._numbers.pack_into(context.buffer, 0, *numbers)  # and zeros between them: tensors come after it
             # DLPack does not tell of a lazy negation.
             if True in [tensor.is_neg() for tensor in tensors]:
                 return False
-            if not call(functions, tensors, self._places, len(self._places), ctypes.byref(context.start)):
+            start = ctypes.byref(ctypes.c_char.from_buffer(context.buffer))
+            if not call(functions, tensors, self._places, len(self._places), start):
                 return False
-        except Exception:  # no tensor, or one without memory of its own: its type says what is wrong with it
+        except Exception:  # no tensor, one without memory of its own, a number out of range: the types say which
             return False
-        for index, argument in self._scalars:
-            argument.type.pack(values[index], argument.offset, argument.name, context)
         context.keep_alive += tensors
         return True
+
+
+def _format_of(scalars: Sequence[Any]) -> str:
+    text, end = "=", 0
+    for one in scalars:
+        text += f"{one.offset - end}x{one.type.code}"
+        end = one.offset + one.type.size
+    return text
 
 
 @functools.cache

@@ -60,12 +60,12 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
         (variant(("squared_distance", "logistic", "softmax", "probabilistic"), True, with_color=False), 0),
     ]
     shades = op._Variant.choose("cuda_check", {"fragment": "textured"}, view_depth=True)
-    modules: dict[str, Callable[[Any], Any]] = {"project": lambda like: op._Project.module_and_size(like, (1, 1))[0]}
+    modules: dict[str, Callable[[Any], Any]] = {"project": lambda like: op_module("project", like)}
     for one, channels in (*variants, (shades, None)):
         words = ("soft_rasterizer", *(choice.struct for choice in one.choices), str(channels))
         modules[" ".join(words)] = lambda like, one=one, channels=channels: one.module(channels, like)
     for one in (variants[0][0], variants[3][0]):
-        choices = one.only("coverage")
+        choices = one.by_kind["coverage"]
         modules[f"bin {choices[0].struct}"] = lambda like, choices=choices: op_module("bin", like, choices=choices)
     modules["extents"] = lambda like: op_module("extents", like)
     for name, peel in (("rasterize", False), ("rasterize peeling", True)):
