@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+_FEW_INDICES = 1024  # so few that comparing them costs less than two operations of torch
 _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
 
@@ -48,15 +52,35 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
     positions = positions if positions.dim() == 3 else positions[None]
     vertices = positions.shape[1]
     # On CUDA the look at the indices would stall the device, and is left out.
-    if triangles.numel() and triangles.device.type == "cpu":
+    if triangles.device.type != "cpu":
+        triangles = triangles.to(torch.int32)
+    elif triangles.numel() <= _FEW_INDICES and triangles.is_contiguous():
+        data = ctypes.string_at(triangles.data_ptr(), triangles.numel() * triangles.element_size())
+        triangles = _checked_few(name, triangles.dtype, data, vertices)
+    else:
+        triangles = _checked_indices(name, triangles, vertices)
+    resolution = check_resolution(name, resolution)
+    return Scene(computed_in(positions), triangles, resolution, dtype)
+
+
+def _checked_indices(name: str, triangles: torch.Tensor, vertices: int) -> torch.Tensor:
+    """As int32."""
+    if triangles.numel():
         low, high = (int(bound) for bound in torch.aminmax(triangles))
         if low < 0 or high >= vertices:
             raise ValueError(
                 f"{name}: triangles must hold indices of the {vertices} vertices, 0 to {vertices - 1}, "
                 f"got indices from {low} to {high}"
             )
-    resolution = check_resolution(name, resolution)
-    return Scene(computed_in(positions), triangles.to(torch.int32), resolution, dtype)
+    return triangles.to(torch.int32)
+
+
+@functools.lru_cache(64)
+def _checked_few(name: str, dtype: torch.dtype, data: bytes, vertices: int) -> torch.Tensor:
+    """The same from the bytes of a few: those tell, as no count of versions does, whether they are the checked ones."""
+    with torch.inference_mode(False):
+        triangles = torch.frombuffer(bytearray(data), dtype=dtype).reshape(-1, 3) if data else torch.empty(0, 3)
+        return _checked_indices(name, triangles, vertices)
 
 
 def check_resolution(name: str, resolution: Any) -> tuple[int, int]:
@@ -100,7 +124,7 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     """As [N, H, W, C], without a copy."""
     images, (height, width) = len(scene.positions), scene.resolution
     if background is None:
-        background = 0.0
+        background = _zero(scene.positions.dtype, scene.positions.device)
     if not isinstance(background, torch.Tensor):
         try:
             background = torch.tensor(background, dtype=scene.positions.dtype, device=scene.positions.device)
@@ -123,15 +147,37 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     return computed_in(background).expand(images, height, width, channels)
 
 
+@functools.cache
+def _zero(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=dtype, device=device)
+
+
 def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
     """sigma, gamma and epsilon of each image, as [N, 3]."""
     images = len(scene.positions)
+    if all(type(value) in (float, int) for value in values.values()):
+        return _softness_of_numbers(name, scene.positions.dtype, scene.positions.device, images, *values.items())
+    return _softness(name, scene.positions, values)
+
+
+@functools.lru_cache(256)
+def _softness_of_numbers(
+    name: str, dtype: torch.dtype, device: torch.device, images: int, *values: tuple[str, float]
+) -> torch.Tensor:
+    """Kept, since most calls of a session have the same numbers. Nothing writes to it."""
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        return _softness(name, torch.empty((images, 0), dtype=dtype, device=device), dict(values))
+
+
+def _softness(name: str, positions: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
+    images = len(positions)
     least = {"sigma": 0.0, "gamma": _SMALLEST_GAMMA}
     columns = []
     for key, value in values.items():
         if isinstance(value, torch.Tensor):
             check_float(name, key, value)
-            check_device(name, key, value, scene.positions, unless_scalar=True)
+            check_device(name, key, value, positions, unless_scalar=True)
             if tuple(value.shape) not in ((), (1,), (images,)):
                 raise ValueError(f"{name}: {key} must be a number or a tensor [] or [{images}], got {show(value)}")
             known = value.detach() if value.device.type == "cpu" else None
@@ -141,7 +187,7 @@ def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
             raise TypeError(f"{name}: {key} must be a number or a tensor, got {type(value).__name__}")
         if known is not None:
             _check_softness_range(name, key, known, least.get(key))
-        columns.append(value.to(scene.positions).expand(images))
+        columns.append(value.to(positions).expand(images))
     return torch.stack(columns, dim=1)
 
 

@@ -1,7 +1,7 @@
-"""Which faces may touch which tile of the image: bounds, then count, scan and fill, coarse cells before fine ones.
+"""Which faces may touch which tile of the image: bounds, then count, scan and fill.
 
-Nothing is ever dropped: a list is as long as it must be. Faces stand in a list in the order of their indices, whatever
-the threads do, so that sums over them repeat bit for bit.
+Nothing is ever dropped: a list is as long as it must be. On the CPU faces stand in a list in the order of their indices,
+whatever the threads do, so that sums over them repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from .op_modules import TILE
 from .runtime import Module
 
 _MOST_ENTRIES = 2**31 - 1
+# On CUDA so many threads share the tiles of a face: a face that covers the image touches thousands.
+_THREADS_PER_FACE = 4
+# On the CPU: chunks of faces for each thread, so that none waits long for the last. Each has a place in each tile.
+_CHUNKS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -22,25 +26,9 @@ class Bins:
     """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
 
     bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
+    margins: torch.Tensor  # [N, F, 3] how far beyond the line of each edge a face may reach
     tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
     tile_faces: torch.Tensor  # [entries] int32
-
-
-@dataclass(frozen=True)
-class _Level:
-    """A grid of cells over the image, each inside a cell of the level before."""
-
-    cell: tuple[int, int]  # width, height in pixels
-    grid: tuple[int, int]  # cells across and down
-    parents_per_row: int  # how far the parent moves on for each row of cells
-    parents_per_image: int
-
-
-def _levels(height: int, width: int) -> list[_Level]:
-    across, down = -(-width // TILE), -(-height // TILE)
-    # A face is looked for in rows of tiles first: then only the faces of its row are asked whether they touch a tile.
-    rows = _Level((width, TILE), (1, down), 0, 0)
-    return [rows, _Level((TILE, TILE), (across, down), 1, down)]
 
 
 def find_extents(
@@ -79,50 +67,39 @@ def bin_faces(
         ValueError: the lists together have over 2**31 entries.
     """
     height, width = resolution
-    images, faces = len(screen), len(triangles)
-    bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=screen.device)
+    images, faces, device = len(screen), len(triangles), screen.device
+    tiles = images * -(-height // TILE) * -(-width // TILE)
+    chunks, launch = _shared_out(module, images, faces)
+    places = tiles * (chunks if module.warp_size == 1 else 1)
+    bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=device)
     margins = screen.new_empty((images, faces, 3))
-    inputs = {"screen": screen, "triangles": triangles}
-    image = {"width": width, "height": height}
-    module.launch(
-        module.bound_faces(
-            **inputs, **image, **tensors, parameters=parameters, extents=extents, out_bounds=bounds,
-            out_margins=margins, cull_backfaces=int(cull_backfaces),
-        ),
-        over=(faces, images),
-    )  # fmt: skip
-
-    found = torch.arange(faces, dtype=torch.int32, device=screen.device)
-    offsets = torch.tensor([0, faces], dtype=torch.int32, device=screen.device)
-    for level in _levels(height, width):
-        parents = {"parent_faces": found, "parent_offsets": offsets}
-        found, offsets = _refine(module, level, {**inputs, "bounds": bounds, "margins": margins, **parents, **image})
-    return Bins(bounds, offsets, found)
-
-
-def _refine(module: Module, level: _Level, arguments: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """The faces of each cell of `level`, from those of the cells around it: (faces, offsets)."""
-    images, device = len(arguments["screen"]), arguments["screen"].device
-    cells = level.grid[0] * level.grid[1]
-    arguments.update(
-        cell_width=level.cell[0],
-        cell_height=level.cell[1],
-        cells_x=level.grid[0],
-        cells_per_image=cells,
-        parents_per_row=level.parents_per_row,
-        parents_per_image=level.parents_per_image,
-    )
-    launch = {"blockSize": (module.warp_size, 1, 1), "gridSize": (cells, 1, images)}  # a cell is the work of a warp
-    counts = torch.empty(images * cells, dtype=torch.int32, device=device)
-    module.count_faces(**arguments, out_counts=counts).launchRaw(**launch)
-    ends = counts.cumsum(0, dtype=torch.int64)
-    entries = int(ends[-1])
+    counts = torch.zeros(places + 2, dtype=torch.int32, device=device)
+    inputs = {
+        "screen": screen, "triangles": triangles, "width": width, "height": height, "chunk_faces": -(-faces // chunks)
+    }  # fmt: skip
+    module.count_faces(
+        **inputs, **tensors, parameters=parameters, extents=extents, out_bounds=bounds, out_margins=margins,
+        offsets=counts, cull_backfaces=int(cull_backfaces),
+    ).launchRaw(**launch)  # fmt: skip
+    entries = int(counts.sum())
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
             "render fewer images at a time, or lower sigma"
         )
-    offsets = torch.cat([ends.new_zeros(1), ends]).to(torch.int32)
-    faces = torch.empty(entries, dtype=torch.int32, device=device)
-    module.fill_faces(**arguments, offsets=offsets, out_faces=faces).launchRaw(**launch)
-    return faces, offsets
+    offsets = counts.cumsum(0, dtype=torch.int32)
+    tile_faces = torch.empty(entries, dtype=torch.int32, device=device)
+    module.fill_faces(
+        **inputs, bounds=bounds, margins=margins, offsets=offsets, out_faces=tile_faces
+    ).launchRaw(**launch)  # fmt: skip
+    return Bins(bounds, margins, offsets[: places + 1 : places // tiles], tile_faces)
+
+
+def _shared_out(module: Module, images: int, faces: int) -> tuple[int, dict[str, tuple[int, int, int]]]:
+    """Into how many chunks the faces of an image are cut, and how the kernels are launched over them."""
+    if module.warp_size > 1:
+        grid = (-(-faces // 32), 1, images)
+        return max(faces, 1), {"blockSize": (32, _THREADS_PER_FACE, 1), "gridSize": grid}
+    threads = torch.get_num_threads()
+    chunks = 1 if images >= threads else min(_CHUNKS_PER_THREAD * threads, -(-faces // 64))
+    return max(chunks, 1), {"blockSize": (1, 1, 1), "gridSize": (max(chunks, 1), 1, images)}

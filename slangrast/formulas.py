@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -120,8 +120,7 @@ class Formula:
         )
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Which struct fills a place: a user's in `file`, or a shipped one (in `module`, if not in its interface's)."""
 
     kind: str
@@ -213,6 +212,10 @@ class Layout:
     def fields_of(self, kind: str) -> list[NumberField | TensorField]:
         fields: list[NumberField | TensorField] = [*self.numbers, *self.tensors]
         return [one for one in fields if one.kind == kind]
+
+    @property
+    def takes_anything(self) -> bool:
+        return bool(self.numbers or self.tensors)
 
     @property
     def input_size(self) -> int:
@@ -371,6 +374,8 @@ def pack_parameters(
 
     `given` holds the values of each kind's parameters, by name.
     """
+    if not layout.takes_anything and not any(given.values()):
+        return softness
     for kind, values in given.items():
         _check_names(caller, kind, values, layout.fields_of(kind))
     if not layout.numbers:

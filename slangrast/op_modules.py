@@ -18,18 +18,21 @@ TILE = 16
 
 
 def op_module(
-    shader: str, like: torch.Tensor, defines: Mapping[str, Any] | None = None, choices: tuple[Choice, ...] = ()
+    shader: str,
+    like: torch.Tensor,
+    defines: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+    choices: tuple[Choice, ...] = (),
 ) -> Module:
     """The module of a shipped shader for tensors like `like`, as it is now: a hot reload does not change it in mid-op.
 
     Args:
         shader: its name.
         like: a tensor on the device and in the precision to compute in.
-        defines: macros.
+        defines: macros, as a mapping or as its items.
         choices: the formulas that it is compiled with; what they take from Python is then `layout_of(module)`.
     """
     precision = "float64" if like.dtype == torch.float64 else "float32"
-    macros = tuple((defines or {}).items())
+    macros = tuple(defines.items()) if isinstance(defines, Mapping) else defines
     return _load(shader, like.device.type, precision, current_checks.get(), macros, choices).snapshot()
 
 

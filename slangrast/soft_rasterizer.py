@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from .arguments import (
     choose,
 )
 from .binning import Bins, bin_faces, find_extents
-from .formulas import Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
+from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import TILE, layout_of, op_module, patch_of
 from .runtime import Kernel, Module
 from .runtime.steady import steady
@@ -135,9 +136,9 @@ def soft_rasterize(
     if shades:
         channels = check_shading(name, layout_of(module), channels)
     images = max(len(scene.positions), len(attributes))
-    scene = scene.repeated(images)
+    scene = scene if images == len(scene.positions) else scene.repeated(images)
     check_image_size(name, scene, min(channels, _MOST_CHANNELS))
-    attributes = attributes.expand(images, -1, -1)
+    attributes = attributes if images == len(attributes) else attributes.expand(images, -1, -1)
     background = check_background(name, background, scene, channels)
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
     limits = check_limits(name, near, far, cutoff)
@@ -146,18 +147,19 @@ def soft_rasterize(
     bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
     # An image of many channels is several images of the same faces: each pass has all gradients of its own channels.
     passes = []
-    for first in range(0, max(channels, 1), _MOST_CHANNELS):
-        part = slice(first, first + _MOST_CHANNELS)
+    colors = [background] if channels <= _MOST_CHANNELS else background.split(_MOST_CHANNELS, dim=-1)
+    inputs = [attributes] if channels <= _MOST_CHANNELS else attributes.split(_MOST_CHANNELS, dim=-1)
+    for some_background, some_attributes in zip(colors, inputs, strict=True):
         if not shades:
-            module = variant.module(background[..., part].shape[-1], screen)
+            module = variant.module(some_background.shape[-1], screen)
         passes.append(
             _render(
-                name, module, variant, scene, bins, limits,
-                screen, attributes if shades else attributes[..., part], softness, background[..., part],
+                name, module, variant, scene, bins, limits, screen, some_attributes, softness, some_background
             )
         )  # fmt: skip
     color = passes[0][0] if len(passes) == 1 else torch.cat([one[0] for one in passes], dim=-1)
-    return SoftImage(*(image.to(scene.dtype) for image in (color, passes[0][1], passes[0][2])))
+    images_made = (color, passes[0][1], passes[0][2])
+    return SoftImage(*(image if image.dtype == scene.dtype else image.to(scene.dtype) for image in images_made))
 
 
 @steady()
@@ -204,12 +206,10 @@ def soft_silhouette(
     limits = check_limits(name, near, far, cutoff)
     screen = _Project.apply(scene.positions, scene.resolution)
     bins = _bin(name, scene, variant, screen, softness, limits, bool(cull_backfaces))
-    nothing = screen.new_zeros((1, 1, 1))
+    nothing = screen.new_zeros((1, 1, 1, 1))
     module = variant.module(0, screen)
-    _, image, _ = _render(
-        name, module, variant, scene, bins, limits, screen, nothing, softness, nothing[..., None]
-    )  # fmt: skip
-    return image.to(scene.dtype)
+    _, image, _ = _render(name, module, variant, scene, bins, limits, screen, nothing[0], softness, nothing)
+    return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
 def check_shading(caller: str, layout: Layout, attributes: int) -> int:
@@ -240,33 +240,48 @@ class _Variant:
 
     @classmethod
     def choose(cls, caller: str, formulas: Mapping[str, str | Formula], **options: bool) -> _Variant:
+        if all(type(value) is str and value in KINDS[kind].shipped for kind, value in formulas.items()):
+            return _shipped_variant(tuple(formulas.items()), tuple(options.items()))
+        return cls._of(caller, formulas, options)
+
+    @classmethod
+    def _of(cls, caller: str, formulas: Mapping[str, str | Formula], options: Mapping[str, bool]) -> _Variant:
         chosen = {kind: choose_formula(caller, kind, value) for kind, value in formulas.items()}
         choices = tuple(choice for choice, _ in chosen.values())
         return cls(choices, {kind: given for kind, (_, given) in chosen.items()}, **options)
 
-    @property
+    @cached_property
     def keeps_nearest(self) -> bool:
         return Choice("aggregation", "NearestFace", has_fields=False) in self.choices
 
-    @property
+    @cached_property
     def keeps_largest(self) -> bool:
         return Choice("silhouette", "Largest", has_fields=False) in self.choices
 
-    def only(self, kind: str) -> tuple[Choice, ...]:
-        return tuple(choice for choice in self.choices if choice.kind == kind)
+    @cached_property
+    def by_kind(self) -> dict[str, tuple[Choice]]:
+        return {choice.kind: (choice,) for choice in self.choices}
 
     def module(self, channels: int | None, like: torch.Tensor) -> Module:
         """The kernel for an image of `channels`. None: as many as the fragment shader gives."""
-        defines: dict[str, int] = {
-            "WITH_COLOR": self.with_color,
-            "VIEW_DEPTH": self.view_depth,
-            "PERSPECTIVE_CORRECT": self.perspective_correct,
-            "KEEPS_NEAREST": self.keeps_nearest,
-            "KEEPS_LARGEST": self.keeps_largest,
-        }
-        if channels is not None:
-            defines["CHANNELS"] = channels
+        defines = self.defines if channels is None else (*self.defines, ("CHANNELS", channels))
         return op_module("soft_rasterizer", like, defines, self.choices)
+
+    @cached_property
+    def defines(self) -> tuple[tuple[str, int], ...]:
+        return (
+            ("WITH_COLOR", self.with_color),
+            ("VIEW_DEPTH", self.view_depth),
+            ("PERSPECTIVE_CORRECT", self.perspective_correct),
+            ("KEEPS_NEAREST", self.keeps_nearest),
+            ("KEEPS_LARGEST", self.keeps_largest),
+        )
+
+
+@cache
+def _shipped_variant(formulas: tuple[tuple[str, str], ...], options: tuple[tuple[str, bool], ...]) -> _Variant:
+    """One for all calls with the same names: where those are of shipped formulas, nothing can be wrong or change."""
+    return _Variant._of("", dict(formulas), dict(options))
 
 
 def _bin(
@@ -278,28 +293,22 @@ def _bin(
     limits: Limits,
     cull_backfaces: bool,
 ) -> Bins:
-    with torch.no_grad():
-        extents = _extents(caller, variant, softness, screen, limits.cutoff)
-        module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, screen)
-        return bin_faces(
-            module, screen, scene.triangles, parameters, tensors, extents, scene.resolution, cull_backfaces
-        )
+    extents = _extents(caller, variant, softness, screen, limits.cutoff)
+    module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, screen)
+    return bin_faces(module, screen, scene.triangles, parameters, tensors, extents, scene.resolution, cull_backfaces)
 
 
 def _prepare(
     caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, screen: torch.Tensor
 ) -> tuple[Module, torch.Tensor, dict[str, torch.Tensor]]:
     """A module compiled for the formula of one kind, its parameters and its tensors, by argument."""
-    choices = variant.only(kind)
-    module = op_module(shader, screen, choices=choices)
+    module = op_module(shader, screen, choices=variant.by_kind[kind])
     layout, given = layout_of(module), {kind: variant.given[kind]}
+    if not layout.takes_anything and not given[kind]:
+        return module, softness, {}
     tensors = pack_tensors(caller, layout, given, screen)
     arguments = {field.argument: tensor for field, tensor in zip(layout.tensors, tensors, strict=True)}
     return module, pack_parameters(caller, layout, given, softness), arguments
-
-
-_EXTENTS: dict[tuple, torch.Tensor] = {}  # of falloffs without parameters, by build and cutoff
-_MOST_EXTENTS = 64
 
 
 def _extents(
@@ -307,14 +316,17 @@ def _extents(
 ) -> torch.Tensor:
     """[N], as `find_extents`; without a launch where the falloff is as it was."""
     module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, screen)
-    if layout_of(module).fields_of("falloff"):
+    if layout_of(module).takes_anything:
         return find_extents(module, parameters, tensors, cutoff)
-    known = (module.key, cutoff, screen.dtype, screen.device)
-    if known not in _EXTENTS:
-        if len(_EXTENTS) >= _MOST_EXTENTS:
-            _EXTENTS.clear()
-        _EXTENTS[known] = find_extents(module, parameters[:1], tensors, cutoff)
-    return _EXTENTS[known].expand(len(parameters))
+    return _extents_without_parameters(module, cutoff, len(parameters), screen.dtype, screen.device)
+
+
+@lru_cache(64)
+def _extents_without_parameters(
+    module: Module, cutoff: float, images: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """[images], one number for all. After a reload the module is another."""
+    return find_extents(module, torch.ones((1, 3), dtype=dtype, device=device), {}, cutoff).expand(images)
 
 
 def _render(
@@ -347,9 +359,8 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, positions: torch.Tensor, resolution: tuple[int, int]) -> torch.Tensor:
         ctx.save_for_backward(positions)
-        ctx.resolution = resolution
+        ctx.module, ctx.image = module, image = _Project.module_and_size(positions, resolution)
         screen = positions.new_empty(positions.shape)
-        module, image = _Project.module_and_size(positions, resolution)
         launch = module.project(positions=positions, out_screen=screen, **image)
         module.launch(launch, over=(positions.shape[1], positions.shape[0]))
         return screen
@@ -361,9 +372,10 @@ class _Project(torch.autograd.Function):
         grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
         # The reverse that Slang generates stores the outputs once more. Autograd owns the first; this copy is let go.
         screen = positions.new_empty(positions.shape)
-        module, image = _Project.module_and_size(positions, ctx.resolution)
-        launch = module.project.bwd(positions=(positions, grad_positions), out_screen=(screen, grad_screen), **image)
-        module.launch(launch, over=(positions.shape[1], positions.shape[0]))
+        launch = ctx.module.project.bwd(
+            positions=(positions, grad_positions), out_screen=(screen, grad_screen), **ctx.image
+        )
+        ctx.module.launch(launch, over=(positions.shape[1], positions.shape[0]))
         grad_resolution = None
         return grad_positions, grad_resolution
 
@@ -404,7 +416,7 @@ class _SoftRasterize(torch.autograd.Function):
         winners_shape = (images, height, width, 2) if keeps_winners else (1, 1, 1, 1)
         winners = torch.empty(winners_shape, dtype=torch.int32, device=screen.device)
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
-        fixed = (scene.triangles, bins.bounds, bins.tile_faces, bins.tile_offsets, state, winners)
+        fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
         ctx.save_for_backward(*inputs, *outputs, *fixed, *tensors)
         ctx.module, ctx.limits = module, limits
         _launch(module.soft_rasterize, patch_of(module), inputs, outputs, fixed, limits, _arguments(module, tensors))
@@ -414,7 +426,7 @@ class _SoftRasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         saved = ctx.saved_tensors
-        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:13], saved[13:]
+        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:14], saved[14:]
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in (*inputs, *tensors)]
         _launch(
             ctx.module.soft_rasterize.bwd,
@@ -448,11 +460,11 @@ def _launch(
     """Launch soft_rasterize or its reverse, with a block for each tile. Inputs and outputs may be (value, grad)."""
     screen, attributes, parameters, background = inputs
     out_color, out_silhouette, out_depth = outputs
-    triangles, bounds, tile_faces, tile_offsets, state, winners = fixed
+    triangles, bounds, margins, tile_faces, tile_offsets, state, winners = fixed
     images, height, width, _ = state.shape
     kernel(
         screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
-        bounds=bounds, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
+        bounds=bounds, margins=margins, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
         out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
         near=limits.near, far=limits.far, cutoff=limits.cutoff, **tensors,
     ).launchRaw(

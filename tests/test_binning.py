@@ -81,5 +81,6 @@ def test_the_radius_follows_sigma_and_the_cutoff(device: str) -> None:
     """A small face in one corner reaches more tiles the softer it is."""
     screen = torch.tensor([[[-0.9, 0.9, 0, 1], [-0.85, 0.9, 0, 1], [-0.9, 0.95, 0, 1]]], device=device)
     triangles = torch.tensor([[0, 1, 2]], dtype=torch.int32, device=device)
-    counts = [len(binned("squared_distance", screen, triangles, (64, 64), [s]).tile_faces) for s in (1e-6, 3e-2, 10)]
+    sizes = [binned("squared_distance", screen, triangles, (64, 64), [s]).tile_offsets for s in (1e-6, 3e-2, 10)]
+    counts = [int(offsets[-1]) for offsets in sizes]
     assert counts[0] == 1 and counts[0] < counts[1] < counts[2] == 16

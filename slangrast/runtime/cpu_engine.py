@@ -19,11 +19,15 @@ from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_lit
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
 from .layout import ArrayType, DiffTensorType, PackContext, StructType
+from .packing import Packer
 from .request import BuildRequest
 from .sanitizers import require_runtime, sanitizer_of_environment
 from .shader_sites import KernelPlace, kernel_places, mark_sites
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import compile_slang
+
+_CPU = torch.device("cpu")
+_PlainLaunch = ctypes.c_uint32 * 7  # SlangrastLaunch: grid, block, threads
 
 
 class CpuModule:
@@ -47,6 +51,8 @@ class CpuModule:
         self._prints = "printf(" in program
         self._parallel_for = _thread_pool(request.sanitizer)
         self._debug = request.debug
+        self._packers: dict[tuple[str, bool], Packer] = {}
+        self._functions: dict[str, Any] = {}
         self._places = kernel_places(program) if request.is_checked else None
 
     def breakpoints(self) -> dict[str, KernelPlace] | None:
@@ -55,10 +61,18 @@ class CpuModule:
         return places and {name: places[family.primal.name] for name, family in self.families.items()}
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> PackContext:
-        context = PackContext(bytearray(max(entry.size, 1)), torch.device("cpu"), [], reads_gradients)
+        context = PackContext(bytearray(max(entry.size, 1)), _CPU, [], reads_gradients)
+        if self._places is None and self._packer(entry, reads_gradients).pack(values, context):
+            return context
         for argument, value in zip(entry.arguments, values, strict=True):
             argument.type.pack(value, argument.offset, argument.name, context)
         return context
+
+    def _packer(self, entry: KernelSignature, reads_gradients: bool) -> Packer:
+        packer = self._packers.get((entry.name, reads_gradients))
+        if packer is None:
+            packer = self._packers[entry.name, reads_gradients] = Packer(entry.arguments, reads_gradients)
+        return packer
 
     def launch(
         self, entry: KernelSignature, packed: PackContext, block: tuple[int, ...], grid: tuple[int, ...]
@@ -66,7 +80,7 @@ class CpuModule:
         if self._places is not None:
             self._launch_checked(entry, packed, block, grid, self._places[entry.name])
         else:
-            self._call(entry, packed, (ctypes.c_uint32 * 7)(*grid, *block, torch.get_num_threads()))
+            self._call(entry, packed, _PlainLaunch(*grid, *block, torch.get_num_threads()))
 
     def _launch_checked(
         self,
@@ -83,10 +97,12 @@ class CpuModule:
         launch.raise_on_fault()
 
     def _call(self, entry: KernelSignature, packed: PackContext, launch: Any) -> None:
-        arguments = (ctypes.c_char * len(packed.buffer)).from_buffer(packed.buffer)
         if self._prints:  # in order with what Python prints before and after
             sys.stdout.flush()
-        getattr(self._library, f"slangrast_launch_{entry.name}")(launch, self._parallel_for, arguments)
+        function = self._functions.get(entry.name)
+        if function is None:
+            function = self._functions[entry.name] = getattr(self._library, f"slangrast_launch_{entry.name}")
+        function(launch, self._parallel_for, ctypes.byref(packed.start))
         if self._prints:
             ctypes.CDLL(None).fflush(None)
 

@@ -27,8 +27,9 @@ _CANDIDATES = ("clang++", "g++", "c++")
 _COMMON_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w", "-ffp-contract=fast")
 # Integers that overflow wrap around on a GPU. In C++ that is undefined unless the compiler is told.
 _GPU_FLAGS = ("-fwrapv",)
-# Neither changes a value: they only let a vector instruction stand where a scalar one might set errno or trap.
-_VECTOR_FLAGS = ("-fno-math-errno", "-fno-trapping-math")
+# The first two change no value: they only let a vector instruction stand where a scalar one might set errno or trap. The
+# last changes the sign of a zero at most: with it, the many zeros that autodiff adds up cost nothing.
+_VECTOR_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 # The parts of -ffast-math. The flag itself would also link code that, as soon as the library is loaded, makes the whole
 # process flush denormal numbers to zero.
 _FAST_MATH_FLAGS = ("-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")

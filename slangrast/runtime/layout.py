@@ -6,6 +6,8 @@ these, laid out by the rules of C. The same bytes serve the host and a launch by
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import struct
 from collections import namedtuple
@@ -36,9 +38,19 @@ class PackContext:
     keep_alive: list[torch.Tensor]
     reads_gradients: bool
 
+    @functools.cached_property
+    def start(self) -> ctypes.c_char:
+        """The first byte of the buffer, for what takes its address."""
+        return ctypes.c_char.from_buffer(self.buffer)
+
     def admit(self, tensor: torch.Tensor, path: str) -> None:
         """Take in a tensor that the kernel is to read or write. An engine that can do less refuses it here."""
         self.keep_alive.append(tensor)
+
+    def refuse_elsewhere(self, value: Any, path: str) -> None:
+        """A number, or several, may be given as a tensor, but not on a device where the kernel is not."""
+        if isinstance(value, torch.Tensor) and self.device and value.device.type not in ("cpu", self.device.type):
+            raise ArgumentError(f"{path} must be on {self.device}, got a tensor on {value.device}")
 
 
 @dataclass(frozen=True)
@@ -80,11 +92,24 @@ class ScalarType:
         return int(number)
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
-        value = self.convert(value, path)
+        if type(value) is not self._plain:
+            context.refuse_elsewhere(value, path)
+            value = self.convert(value, path)
         try:
-            struct.pack_into("=" + self.code, context.buffer, offset, value)
-        except OverflowError:  # beyond the range of half or float: what a cast in C gives
-            struct.pack_into("=" + self.code, context.buffer, offset, math.copysign(math.inf, value))
+            self._struct.pack_into(context.buffer, offset, value)
+        except (OverflowError, struct.error):
+            value = self.convert(value, path)  # says what is wrong with an integer
+            # A number beyond the range of half or float becomes what a cast in C makes of it.
+            self._struct.pack_into(context.buffer, offset, math.copysign(math.inf, value))
+
+    @functools.cached_property
+    def _struct(self) -> struct.Struct:
+        return struct.Struct("=" + self.code)
+
+    @functools.cached_property
+    def _plain(self) -> type:
+        """The type of Python whose values need no conversion."""
+        return float if self.code in "efd" else bool if self.code == "?" else int
 
 
 @dataclass(frozen=True)
@@ -191,6 +216,7 @@ class ArrayType:
         return items
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
+        context.refuse_elsewhere(value, path)
         for index, item in enumerate(self.items(value, path)):
             self.element.pack(item, offset + index * self.element.size, f"{path}[{index}]", context)
 
@@ -277,13 +303,19 @@ class DiffTensorType:
 
     def pack(self, value: Any, offset: int, path: str, context: PackContext) -> None:
         tensor, gradient = self.check(value, path, context.device)
-        if gradient is None:
-            # A derivative reads zeros here, and what it adds or stores is its own: elements may not share memory. The
-            # kernel itself never touches it, so one element can pose as all.
-            shape = tensor.shape if context.reads_gradients else ()
-            gradient = torch.zeros(shape, dtype=self.gradient.dtype, device=tensor.device).expand(tensor.shape)
+        if gradient is None and context.reads_gradients:
+            # A derivative reads zeros here, and what it adds or stores is its own: elements may not share memory.
+            gradient = torch.zeros(tensor.shape, dtype=self.gradient.dtype, device=tensor.device)
+        elif gradient is None:
+            gradient = _untouched(self.gradient.dtype, tensor.device).expand(tensor.shape)
         self.primal.pack(tensor, offset, path, context)
         self.gradient.pack(gradient, offset + self.gradient_offset, f"{path}.grad", context)
+
+
+@functools.cache
+def _untouched(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """One element that poses as every gradient of a kernel that is no derivative: it never touches them."""
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 def layout_checks(arguments: Iterable[tuple[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import os
@@ -63,19 +64,28 @@ class Kernel:
             raise TypeError(
                 f"{self}: arguments are given by name, got {len(args)} without; names: {self.argument_names}"
             )
-        build = self._build_for(_device_of(arguments.values()))
+        served = self._module._device
+        # A module of one device asks for that of the tensors only to say what is wrong with them.
+        build = self._module._any_build() if served else self._build_for(_device_of(arguments.values()))
         entry = self._entry(build.families)
-        names = [argument.name for argument in entry.arguments]
-        if len(arguments) != len(names) or any(name not in arguments for name in names):
-            missing = [name for name in names if name not in arguments]
-            unknown = [name for name in arguments if name not in names]
-            problems = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
-            raise ValueError(f"{self}: {' and '.join(problems)}; its arguments are {names}")
         try:
-            packed = build.pack(entry, [arguments[name] for name in names], reads_gradients=self._kind != "primal")
+            values = [arguments[name] for name in entry.argument_names]
+        except KeyError:
+            values = []
+        if len(arguments) != len(values) or len(arguments) != len(entry.arguments):
+            raise self._wrong_names(entry.argument_names, arguments)
+        try:
+            packed = build.pack(entry, values, reads_gradients=self._kind != "primal")
         except ArgumentError as error:
+            self._build_for(_device_of(values))
             raise ValueError(f"{self}: {error}") from None
         return Launchable(build, entry, packed)
+
+    def _wrong_names(self, names: list[str], given: Mapping[str, Any]) -> ValueError:
+        missing = [name for name in names if name not in given]
+        unknown = [name for name in given if name not in names]
+        problems = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
+        return ValueError(f"{self}: {' and '.join(problems)}; its arguments are {names}")
 
     @property
     def bwd(self) -> Kernel:
@@ -89,7 +99,7 @@ class Kernel:
 
     @property
     def argument_names(self) -> list[str]:
-        return [argument.name for argument in self._entry(self._module._any_build().families).arguments]
+        return list(self._entry(self._module._any_build().families).argument_names)
 
     def _build_for(self, device: torch.device | None) -> Any:
         served = self._module._device
@@ -131,6 +141,9 @@ class Reload:
 class Module:
     """The kernels and structs of one .slang file, as attributes. Made by `load_module`."""
 
+    _snapshot: Module | None = None  # the last one, for as long as nothing was reloaded
+    _is_snapshot = False
+
     def __init__(
         self, request: BuildRequest | Callable[[], BuildRequest], device: str | None, engine: str | None = None
     ) -> None:
@@ -151,12 +164,7 @@ class Module:
         extent = _integers(over if isinstance(over, Sequence) else (over,))
         if extent is None or not 1 <= len(extent) <= 3 or min(extent) < 0:
             raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")
-        extent += [1] * (3 - len(extent))
-        # 256 threads, as square as the extent lets them be: a batch of one is no reason for 15 idle rows of threads.
-        depth = min(4, _power_of_two(extent[2]))
-        height = min(16 if depth == 1 else 8, _power_of_two(extent[1]))
-        block = (256 // (height * depth), height, depth)
-        launchable.launchRaw(block, tuple(-(-n // size) for n, size in zip(extent, block, strict=True)))
+        launchable.launchRaw(*_block_and_grid(*extent))
 
     def reload(self) -> bool:
         """Build again what changed since the module was loaded; True where anything in its import graph did.
@@ -190,11 +198,17 @@ class Module:
 
     def snapshot(self) -> Module:
         """This module as it is now: a reload changes the original, and no snapshot."""
-        copy = object.__new__(Module)
+        if self._is_snapshot:
+            return self
+        kept = self._snapshot
+        if kept is not None and kept._request is self._request and kept._builds is self._builds:
+            return kept
         while True:
+            copy = object.__new__(Module)
             request, builds = self._request, self._builds
-            copy.__dict__.update(self.__dict__, _request=request, _builds=builds)
+            copy.__dict__.update(self.__dict__, _snapshot=None, _request=request, _builds=builds, _is_snapshot=True)
             if request is self._request:  # else a reload came between
+                self._snapshot = copy
                 return copy
 
     @property
@@ -263,7 +277,10 @@ class Module:
             return DiffTensorView
         families = self._any_build().families
         if name in families:
-            return Kernel(self, name)  # not kept: a module that nobody holds is gone at once, and not reloaded
+            kernel = Kernel(self, name)
+            if self._is_snapshot:  # others keep none: a module that nobody holds is gone at once, and not reloaded
+                self.__dict__[name] = kernel
+            return kernel
         structs = _structs(families)
         if name in structs:
             return structs[name].python_type
@@ -404,6 +421,11 @@ def _define(name: str, value: Any) -> str:
 
 
 def _size(size: Sequence[int], name: str, least: int, most: tuple[int, int, int]) -> tuple[int, int, int]:
+    if type(size) is tuple and len(size) == 3:  # as it is nearly always, and then not worth a loop
+        x, y, z = size
+        are_integers = type(x) is type(y) is type(z) is int
+        if are_integers and least <= x <= most[0] and least <= y <= most[1] and least <= z <= most[2]:
+            return x, y, z
     numbers = _integers(size)
     if numbers is None or len(numbers) != 3 or not all(least <= n <= top for n, top in zip(numbers, most, strict=True)):
         raise ValueError(f"launchRaw: {name} must be three integers from {least} to {most}, got {size!r}")
@@ -416,6 +438,15 @@ def _integers(values: Any) -> list[int] | None:
         return [operator.index(value) for value in values]
     except TypeError:
         return None
+
+
+@functools.lru_cache(1024)
+def _block_and_grid(width: int, height: int = 1, depth: int = 1) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """256 threads, as square as the extent lets them be: a batch of one is no reason for 15 idle rows of threads."""
+    deep = min(4, _power_of_two(depth))
+    high = min(16 if deep == 1 else 8, _power_of_two(height))
+    block = (256 // (high * deep), high, deep)
+    return block, (-(-width // block[0]), -(-height // high), -(-depth // deep))
 
 
 def _device_of(values: Any) -> torch.device | None:

@@ -6,6 +6,7 @@ each tensor, both of which CUDA text has lost (a name is decorated there, a `Ten
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ class KernelSignature:
     name: str
     arguments: tuple[Argument, ...]
     size: int
+
+    @functools.cached_property
+    def argument_names(self) -> list[str]:
+        return [argument.name for argument in self.arguments]
 
 
 @dataclass(frozen=True)

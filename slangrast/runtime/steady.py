@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 
 # Nobody is kept out for longer than this: a launch that hangs must not stop reloads, nor a reload launches.
 _LONGEST_WAIT = 2.0
 
-_gate = threading.Condition()
+_gate = threading.Condition(_lock := threading.Lock())
 _depth = threading.local()
 _ops = 0
 _changing = False
 
 
-@contextmanager
-def steady() -> Iterator[None]:
-    """Within it no watch puts reloaded modules in use, so that the kernels of several modules fit together."""
-    global _ops
-    depth = getattr(_depth, "value", 0)
-    with _gate:
-        if depth == 0:  # an op inside an op must not wait for a change that waits for the outer one
-            _gate.wait_for(lambda: not _changing, _LONGEST_WAIT)
-        _ops += 1
-    _depth.value = depth + 1
-    try:
-        yield
-    finally:
-        _depth.value = depth
-        with _gate:
+class _Steady(ContextDecorator):
+    """Without a state of its own, and no generator: every op passes here, the smallest too."""
+
+    def __enter__(self) -> None:
+        global _ops
+        depth = getattr(_depth, "value", 0)
+        with _lock:
+            if depth == 0 and _changing:  # an op inside an op must not wait for a change that waits for the outer one
+                _gate.wait_for(lambda: not _changing, _LONGEST_WAIT)
+            _ops += 1
+        _depth.value = depth + 1
+
+    def __exit__(self, *exception: object) -> None:
+        global _ops
+        _depth.value -= 1
+        with _lock:
             _ops -= 1
-            _gate.notify_all()
+            if _ops == 0:
+                _gate.notify_all()
+
+
+_STEADY = _Steady()
+
+
+def steady() -> _Steady:
+    """Within it no watch puts reloaded modules in use, so that the kernels of several modules fit together."""
+    return _STEADY
 
 
 @contextmanager

@@ -162,6 +162,16 @@ SLANGRAST_INLINE T _slang_select(bool condition, T a, T b)
     return condition ? a : b;
 }
 
+// Component by component: a choice between two structs would be a branch, which keeps a loop from becoming vectors.
+template<typename T, int N>
+SLANGRAST_INLINE Vector<T, N> _slang_select(bool condition, const Vector<T, N>& a, const Vector<T, N>& b)
+{
+    Vector<T, N> result;
+    for (int i = 0; i < N; i++)
+        result[i] = condition ? a[i] : b[i];
+    return result;
+}
+
 template<typename T, int N>
 SLANGRAST_INLINE Vector<T, N> _slang_select(
     const slangrast::Vec<bool, N>& condition,

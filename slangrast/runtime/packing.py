@@ -1,0 +1,125 @@
+"""Arguments to bytes at the speed of a small launch, by host/arguments.cpp. What it does not know, layout.py packs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .cache import digest, find_or_build
+from .host_compiler import HOST_FOLDER, host_compiler, host_sources_digest
+from .layout import DiffTensorType, PackContext, ScalarType, TensorType
+
+_VALUE, _VALUE_AND_UNTOUCHED_GRADIENT, _GRADIENT = range(3)  # as Role
+_CODES = {  # DLPack's, and the bits of an element
+    torch.bool: (6, 8), torch.uint8: (1, 8), torch.int8: (0, 8), torch.int16: (0, 16), torch.int32: (0, 32),
+    torch.int64: (0, 64), torch.float16: (2, 16), torch.bfloat16: (4, 16), torch.float32: (2, 32),
+    torch.float64: (2, 64),
+}  # fmt: skip
+
+
+class _Place(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("offset", "type_code", "type_bits", "role")]
+
+
+class _Functions(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("read", "list_item", "is_instance", "tensor_type")]
+
+
+class _ExchangeApi(ctypes.Structure):  # DLPackExchangeAPI, version 1
+    _fields_ = [
+        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("previous", ctypes.c_void_p),
+        *((f"function_{index}", ctypes.c_void_p) for index in range(3)), ("read", ctypes.c_void_p),
+    ]  # fmt: skip
+
+
+class Packer:
+    """Packs the arguments of one kernel, or of one derivative of it."""
+
+    def __init__(self, arguments: Sequence[Any], reads_gradients: bool) -> None:
+        self._scalars: list[tuple[int, Any]] = []
+        self._tensors: list[tuple[int, bool]] = []  # which argument, and whether a gradient comes with it
+        self._is_simple = True
+        places: list[tuple[int, int, int, int]] = []
+        for index, one in enumerate(arguments):
+            if isinstance(one.type, DiffTensorType) and one.type.gradient_offset == one.type.primal.size:
+                value, gradient = _CODES[one.type.primal.dtype], _CODES[one.type.gradient.dtype]
+                self._tensors.append((index, reads_gradients))
+                if reads_gradients:
+                    places.append((one.offset, *value, _VALUE))
+                    places.append((one.offset + one.type.gradient_offset, *gradient, _GRADIENT))
+                else:
+                    places.append((one.offset, *value, _VALUE_AND_UNTOUCHED_GRADIENT))
+            elif isinstance(one.type, TensorType) and not one.type.dense:
+                self._tensors.append((index, False))
+                places.append((one.offset, *_CODES[one.type.dtype], _VALUE))
+            elif isinstance(one.type, ScalarType):
+                self._scalars.append((index, one))
+            else:
+                self._is_simple = False
+        self._places = (_Place * len(places))(*places)
+
+    def pack(self, values: list[Any], context: PackContext) -> bool:
+        """Fill the buffer; False where an argument is not of the plainest form, and is to be packed by its type."""
+        library = _library()
+        if library is None or not self._is_simple:
+            return False
+        tensors: list[torch.Tensor] = []
+        for index, has_gradient in self._tensors:
+            value = values[index]
+            if not has_gradient:
+                tensors.append(value)
+            elif type(value) is tuple and len(value) == 2:
+                tensors += value
+            else:
+                return False
+        call, functions = library
+        try:
+            # DLPack does not tell of a lazy negation.
+            if True in [tensor.is_neg() for tensor in tensors]:
+                return False
+            if not call(functions, tensors, self._places, len(self._places), ctypes.byref(context.start)):
+                return False
+        except Exception:  # no tensor, or one without memory of its own: its type says what is wrong with it
+            return False
+        for index, argument in self._scalars:
+            argument.type.pack(values[index], argument.offset, argument.name, context)
+        context.keep_alive += tensors
+        return True
+
+
+@functools.cache
+def _library() -> tuple[Any, Any] | None:
+    """`slangrast_pack` and what it calls; None where torch is older than the exchange API (2.10)."""
+    capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    python = ctypes.pythonapi
+    if type(capsule).__name__ != "PyCapsule":
+        return None
+    get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", python)
+    )
+    api = _ExchangeApi.from_address(get_pointer(capsule, b"dlpack_exchange_api"))
+    if api.major != 1 or not api.read:
+        return None
+    list_item, is_instance = (
+        ctypes.cast(function, ctypes.c_void_p).value for function in (python.PyList_GetItem, python.PyObject_IsInstance)
+    )
+    call = ctypes.PyDLL(_build()).slangrast_pack  # which holds the lock of Python, as those functions need it
+    call.restype = ctypes.c_bool
+    call.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p]
+    functions = _Functions(api.read, list_item, is_instance, id(torch.Tensor))
+    return call, ctypes.pointer(functions)
+
+
+def _build() -> str:
+    compiler = host_compiler()
+    flags = ("-std=c++17", "-O2", "-fPIC", "-shared")
+
+    def build(folder: Any) -> list[str]:
+        compiler.build(HOST_FOLDER / "arguments.cpp", folder / "arguments.so", flags, "the packing of arguments")
+        return []
+
+    return str(find_or_build(digest("arguments", compiler.identity, host_sources_digest()), (), build) / "arguments.so")
