@@ -91,6 +91,22 @@ def test_a_save_between_cuda_text_and_binding_is_not_in_either(tmp_path: Path) -
     assert compiled and 'make_tensor_view(y_0, "y", torch::kFloat32, false)' in compiled.binding
 
 
+def test_workers_end_when_they_are_idle_unless_they_are_kept(shader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slang_service._workers.end_all()
+    monkeypatch.setattr(slang_service, "_SECONDS_IDLE", 1.5)
+    slang_service.keep_workers(slangc_path(), 1)
+    worker = idle_worker()
+    for _ in range(6):
+        time.sleep(0.5)
+        slang_service.keep_workers(slangc_path(), 1)
+    assert worker.poll() is None and idle_worker() is worker
+    assert compile_with(shader) is not None and idle_worker() is worker  # to be kept is no job
+    worker.wait(timeout=30)
+    slang_service.keep_workers(slangc_path(), 1)
+    assert idle_worker() is not worker
+    slang_service._workers.end_all()
+
+
 def test_a_worker_that_dies_is_replaced(shader: str) -> None:
     compile_with(shader)
     idle_worker().kill()

@@ -16,6 +16,7 @@ from typing import Any
 
 from .errors import ShaderError, parse_slangc_output
 
+_SECONDS_IDLE = 60.0
 _WORKER = Path(__file__).with_name("slang_worker.py")
 # What slangc takes for granted and its library does not.
 _DEFAULTS = ("-matrix-layout-column-major",)
@@ -44,7 +45,7 @@ def compile_in_worker(
     Raises:
         ShaderError: the shader is wrong at a place that is known.
     """
-    library = next(iter(sorted(Path(slangc).parent.glob("libslang-compiler.so*"))), None)
+    library = _library_of(slangc)
     if library is None:
         return None
 
@@ -59,7 +60,7 @@ def compile_in_worker(
         return answer
 
     try:
-        with _workers.one(str(library)) as worker:
+        with _workers.one(library) as worker:
             wanted = "cuda" if keep_binding else "reflection"
             answer = ask({"arguments": [*arguments, *_DEFAULTS], "wanted": wanted})
             text, binding = answer["code"], ""
@@ -68,6 +69,17 @@ def compile_in_worker(
     except _Unanswered:
         return None
     return Compiled(text, binding, tuple(dict.fromkeys(map(os.path.realpath, answer["dependencies"]))))
+
+
+def keep_workers(slangc: str, count: int) -> None:
+    """Have `count` workers, which take a moment to start, and do not let them end for a while."""
+    if library := _library_of(slangc):
+        with contextlib.suppress(_Unanswered):
+            _workers.keep(library, count)
+
+
+def _library_of(slangc: str) -> str | None:
+    return next(map(str, sorted(Path(slangc).parent.glob("libslang-compiler.so*"))), None)
 
 
 class _Unanswered(Exception):
@@ -80,7 +92,7 @@ class _Worker:
     def __init__(self, library: str) -> None:
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", str(_WORKER), library],
+                [sys.executable, "-I", str(_WORKER), library, str(_SECONDS_IDLE)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
         except OSError as error:
@@ -95,6 +107,13 @@ class _Worker:
         except (OSError, ValueError) as error:  # it has crashed
             raise _Unanswered from error
         return answer
+
+    def stay(self) -> None:
+        """Let it wait anew for a job."""
+        assert self.process.stdin
+        with contextlib.suppress(OSError):  # it has ended, which whoever takes it will see
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
     def end(self) -> None:
         self.process.kill()
@@ -124,6 +143,15 @@ class _Workers:
                 worker.end()
                 raise
             self._idle.append(worker)
+
+    def keep(self, library: str, count: int) -> None:
+        with contextlib.ExitStack() as taken:
+            for _ in range(count):
+                if self._free.acquire(blocking=False):  # else it has a job
+                    taken.callback(self._free.release)
+                    worker = self._take(library)
+                    worker.stay()
+                    taken.callback(self._idle.append, worker)
 
     def _take(self, library: str) -> _Worker:
         if library != self._library:

@@ -1,4 +1,4 @@
-"""A process that compiles one shader after another: `python slang_worker.py LIBRARY`, a job a line on standard input.
+"""A process that compiles one shader after another: `python slang_worker.py LIBRARY SECONDS`.
 
 slangc spends most of a short compile on its own start, and needs another run for each kind of text. Here the compiler
 starts once and a job's shader is read once for all that is asked of it. It stands alone, without the package, so that
@@ -11,7 +11,8 @@ it starts in no time; and it is a process of its own, because the compiler may c
     job     {"arguments": [...], "wanted": "reflection"}
     answer  {"code": ..., "dependencies": [...], "diagnostics": "..."}
 
-What could not be made is null.
+A job is a line on standard input, an answer one on standard output. What could not be made is null. An empty line is
+no job. After so many seconds without a line it ends: it holds a quarter of a GiB.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-_SECONDS_IDLE = 60.0  # then it ends: it holds a quarter of a GiB
 _WHOLE_PROGRAM = 1 << 8  # SLANG_TARGET_FLAG_GENERATE_WHOLE_PROGRAM
 _STRUCT, _ARRAY = 1, 2  # SlangTypeKind
 # Places in the tables of functions of ISlangUnknown, ISlangBlob and IComponentType.
@@ -167,11 +167,13 @@ def _take_text(blob: ctypes.c_void_p) -> str | None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; with it ends the pipe
     compiler = Compiler(sys.argv[1])
-    while select.select([sys.stdin], [], [], _SECONDS_IDLE)[0]:
-        line = sys.stdin.readline()
-        if not line:
-            return
-        print(json.dumps(compiler.answer(**json.loads(line))), flush=True)
+    with open(0, "rb", buffering=0) as jobs:  # a line that was read ahead would not wake it
+        while select.select([jobs], [], [], float(sys.argv[2]))[0]:
+            line = jobs.readline()
+            if not line:
+                return
+            if line.strip():
+                print(json.dumps(compiler.answer(**json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
