@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slangrast import ShaderError
+from slangrast import ShaderError, watch
 from slangrast.runtime import slang_compiler, slang_service
 from slangrast.runtime.slang_compiler import compile_slang, compiler_options, slangc_path
 from slangrast.runtime.slang_service import compile_in_worker
@@ -105,6 +105,15 @@ def test_workers_end_when_they_are_idle_unless_they_are_kept(shader: str, monkey
     slang_service.keep_workers(slangc_path(), 1)
     assert idle_worker() is not worker
     slang_service._workers.end_all()
+
+
+def test_a_watch_has_workers_ready_before_the_first_save(shader: str) -> None:
+    slang_service._workers.end_all()
+    deadline = time.monotonic() + 30
+    with watch(shader):
+        while not slang_service._workers._idle and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert idle_worker().poll() is None
 
 
 def test_a_worker_that_dies_is_replaced(shader: str) -> None:
