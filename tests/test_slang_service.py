@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from slangrast import ShaderError
+from slangrast import ShaderError, watch
 from slangrast.runtime import slang_compiler, slang_service
 from slangrast.runtime.slang_compiler import compile_slang, compiler_options, slangc_path
 from slangrast.runtime.slang_service import compile_in_worker
@@ -30,12 +32,12 @@ def shader(tmp_path: Path) -> str:
 
 
 def compile_with(shader: str, value: str = "1") -> slang_service.Compiled | None:
-    options = ["-target", "cuda", "-target", "torch-binding", *compiler_options({"VALUE": value}, ())]
-    return compile_in_worker(slangc_path(), [shader, *options], 2)
+    options = ["-target", "cuda", *compiler_options({"VALUE": value}, ())]
+    return compile_in_worker(slangc_path(), [shader, *options], lambda text, parameters, make: make())
 
 
 def idle_worker() -> subprocess.Popen[str]:
-    return slang_service._workers._idle[-1]
+    return slang_service._workers._idle[-1].process
 
 
 @pytest.mark.parametrize("name", ["arguments", "prelude_vectors"])
@@ -64,8 +66,54 @@ def test_one_worker_does_one_job_after_another_and_sees_every_edit(shader: str) 
     for value in ("2", "3"):
         Path(shader).write_text(FILL.replace("VALUE", f"{value}.5f"))
         compiled = compile_with(shader)
-        assert compiled and f"{value}.5f" in compiled.codes[0] and compiled.dependencies == (shader,)
+        assert compiled and f"{value}.5f" in compiled.text and compiled.dependencies == (shader,)
     assert idle_worker().pid == worker
+
+
+def test_a_save_between_cuda_text_and_binding_is_not_in_either(tmp_path: Path) -> None:
+    """Else a binding would be kept for kernels that it does not describe."""
+    files = {
+        "fill.slang": FILL.replace("VALUE", "1"),
+        "element.slang": "public typealias Element = float;",
+        "names.h": "",
+    }
+    files["fill.slang"] = 'import element;\n#include "names.h"\n' + files["fill.slang"].replace("<float>", "<Element>")
+
+    def keep(text: str, parameters: dict[str, Any], make: Callable[[], str]) -> str:
+        (tmp_path / "fill.slang").write_text(files["fill.slang"].replace("y", "z").replace("= 1", "= x"))
+        (tmp_path / "element.slang").write_text("public typealias Element = int;")
+        (tmp_path / "names.h").write_text("#define y zz")
+        return make()
+
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    compiled = compile_in_worker(slangc_path(), [str(tmp_path / "fill.slang"), "-target", "cuda"], keep)
+    assert compiled and 'make_tensor_view(y_0, "y", torch::kFloat32, false)' in compiled.binding
+
+
+def test_workers_end_when_they_are_idle_unless_they_are_kept(shader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slang_service._workers.end_all()
+    monkeypatch.setattr(slang_service, "_SECONDS_IDLE", 1.5)
+    slang_service.keep_workers(slangc_path(), 1)
+    worker = idle_worker()
+    for _ in range(6):
+        time.sleep(0.5)
+        slang_service.keep_workers(slangc_path(), 1)
+    assert worker.poll() is None and idle_worker() is worker
+    assert compile_with(shader) is not None and idle_worker() is worker  # to be kept is no job
+    worker.wait(timeout=30)
+    slang_service.keep_workers(slangc_path(), 1)
+    assert idle_worker() is not worker
+    slang_service._workers.end_all()
+
+
+def test_a_watch_has_workers_ready_before_the_first_save(shader: str) -> None:
+    slang_service._workers.end_all()
+    deadline = time.monotonic() + 30
+    with watch(shader):
+        while not slang_service._workers._idle and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert idle_worker().poll() is None
 
 
 def test_a_worker_that_dies_is_replaced(shader: str) -> None:
@@ -96,7 +144,7 @@ import json, time
 from slangrast.runtime import slang_service
 from slangrast.runtime.slang_compiler import compile_slang
 compile_slang({shader!r}, {{"VALUE": "1"}}, ())
-print(slang_service._workers._idle[-1].pid, flush=True)
+print(slang_service._workers._idle[-1].process.pid, flush=True)
 time.sleep(60)
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

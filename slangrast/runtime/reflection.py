@@ -25,8 +25,8 @@ def parameters_of(request: BuildRequest, entry: str) -> dict[str, Any]:
     def build(folder: Path) -> Iterable[str]:
         options = compiler_options(request.defines, request.include_paths)
         arguments = ["-target", "cuda", "-entry", entry, "-stage", "compute", *options]
-        if compiled := compile_in_worker(slangc_path(), [request.path, *arguments], 1, reflection=True):
-            (folder / "reflection.json").write_text(compiled.reflection)
+        if compiled := compile_in_worker(slangc_path(), [request.path, *arguments, "-skip-codegen"], None):
+            (folder / "reflection.json").write_text(compiled.text)
             return compiled.dependencies
         with tempfile.TemporaryDirectory(prefix="slangrast-") as scratch:
             depfile = os.path.join(scratch, "deps")

@@ -102,7 +102,7 @@ class _Reader:
         if kernel not in self.kernels:
             raise ShaderError(f"slangc wrote no CUDA text for kernel {kernel}")
         self.tensors = self.tensors_of.get(kernel, {})
-        declarations = _split_arguments(self.kernels[kernel])
+        declarations = split_arguments(self.kernels[kernel])
         if len(declarations) != len(names):
             raise ShaderError(
                 f"kernel {kernel}: slangc changed the number of its arguments: {declarations} for {names}"
@@ -212,7 +212,7 @@ def _array_name(element: Any, length: int) -> str:
     return f"{base}[{length}]{bracket}{inner}"
 
 
-def _split_arguments(text: str) -> list[str]:
+def split_arguments(text: str) -> list[str]:
     """Split at the commas that are not inside `<...>`."""
     parts, depth, start = [], 0, 0
     for index, character in enumerate(text):

@@ -9,12 +9,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from .cache import digest, find_or_build
 from .errors import Diagnostic, ShaderError, parse_slangc_output
+from .host_compiler import host_sources_digest
+from .kernel_declarations import kernel_declarations
 from .slang_service import compile_in_worker
 
 _UNSHARED_TENSOR = re.compile(r"\bTensorView\s*<\s*(?:uint\d?|uint(?:16|32|64)_t\d?|vector\s*<\s*uint[\w, ]*>)\s*>")
@@ -61,10 +65,9 @@ def _version_of(slangc: str) -> str:
 def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence[str]) -> SlangOutput:
     """Compile `path` to CUDA text and torch binding; raise `ShaderError` with slangc's diagnostics."""
     options = compiler_options(defines, include_paths)
-    targets = ["-target", "cuda", "-target", "torch-binding"]
-    if compiled := compile_in_worker(slangc_path(), [path, *targets, *options], 2):
-        prelude, program = _split_prelude(compiled.codes[0])
-        return SlangOutput(program, _only_descriptions(compiled.codes[1]), compiled.dependencies, prelude)
+    if compiled := compile_in_worker(slangc_path(), [path, "-target", "cuda", *options], _keep_binding):
+        prelude, program = _split_prelude(compiled.text)
+        return SlangOutput(program, compiled.binding, compiled.dependencies, prelude)
     with tempfile.TemporaryDirectory(prefix="slangrast-") as folder:
         cuda, binding, depfile = (os.path.join(folder, name) for name in ("program.cu", "binding.cpp", "deps"))
         commands = [
@@ -80,6 +83,20 @@ def compile_slang(path: str, defines: Mapping[str, str], include_paths: Sequence
         prelude, program = _split_prelude(Path(cuda).read_text())
         descriptions = _only_descriptions(Path(binding).read_text())
         return SlangOutput(program, descriptions, read_depfile(depfile), prelude)
+
+
+def _keep_binding(cuda_text: str, parameters: dict[str, Any], make: Callable[[], str]) -> str:
+    """What describes kernels in a torch binding, made once for all programs that declare the same kernels."""
+    declarations = kernel_declarations(cuda_text, parameters)
+    if declarations is None:
+        return _only_descriptions(make())
+
+    def build(folder: Path) -> list[str]:
+        (folder / "binding.txt").write_text(_only_descriptions(make()))
+        return []
+
+    key = digest("binding", slangc_version(), declarations, host_sources_digest())
+    return (find_or_build(key, (), build) / "binding.txt").read_text()
 
 
 def compiler_options(defines: Mapping[str, str], include_paths: Sequence[str]) -> list[str]:

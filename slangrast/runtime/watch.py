@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -16,12 +17,17 @@ from typing import Any
 from .cache import digest
 from .errors import ShaderError
 from .module import Module, Reload, commit_together, find_shader, loaded_modules
+from .slang_compiler import slangc_path
+from .slang_service import keep_workers
 
 # An editor's save is several events within a few milliseconds: one rebuild, once nothing happened for this long.
 _QUIET_MS = 40
 _LONGEST_BURST_MS = 400
 # How often to look whether modules were loaded since, or folders replaced.
 _TICK_MS = 300
+# How often to see that compilers are ready for the next save, and how many: two modules hold a user's falloff.
+_READY_SECONDS = 20.0
+_COMPILERS = 2
 # How long a file may be missing before that counts as an error: some editors delete and write anew.
 _MISSING_SECONDS = 0.2
 
@@ -109,6 +115,7 @@ class Watch:
     def _run(self) -> None:
         from watchfiles import watch as changes_in  # half of what importing slangrast would take
 
+        ready_until = 0.0
         while not self._stopping.is_set():
             folders = self._folders()
             looks = changes_in(
@@ -123,6 +130,9 @@ class Watch:
                     if changes or unseen:
                         self._update()
                     unseen = False
+                    if time.monotonic() > ready_until:
+                        ready_until = time.monotonic() + _READY_SECONDS
+                        _keep_compilers()
                     if self._folders() != folders:
                         break
 
@@ -240,6 +250,11 @@ class Watch:
                 files |= {file for file in used if os.path.dirname(file) == folder}
                 contents.update({file: _contents(file) for file in files})
         return state
+
+
+def _keep_compilers() -> None:
+    with contextlib.suppress(ShaderError):  # where there is none, the next build says so
+        keep_workers(slangc_path(), min(_COMPILERS, os.cpu_count() or 1))
 
 
 def _agree(state: State, other: State) -> bool:
