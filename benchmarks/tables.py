@@ -16,9 +16,9 @@ def cpu_table(report: dict[str, Any]) -> str:
     lines = [
         heading(report["machine"], "make bench") + f" Load of the machine before: {report['load']:.1f}.",
         "",
-        "| case | mode | threads | forward ms | forward + backward ms | prototype ms | ours / prototype | "
+        "| case | mode | threads | forward ms | forward + backward ms | prototype ms | ours / prototype | best runs | "
         "speed-up by threads, ours (prototype's) | memory MiB (bar) | plain PyTorch ms | plain / ours |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         plain, ratio = _plain(row)
@@ -29,8 +29,9 @@ def cpu_table(report: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "Prototype: forward, and forward + backward. Its ratios likewise. It starts from projected triangles, colours "
-        "them linearly on the screen, leaves out the derivative of the barycentrics, and has no Python around it.",
+        "Prototype: forward, and forward + backward; the ratios likewise, of medians and of the best runs, which other "
+        "work on the machine disturbs least. It starts from projected triangles, colours them linearly on the screen, "
+        "leaves out the derivative of the barycentrics, and has no Python around it.",
     ]
     latencies = [row for row in rows if row["case"] == "L1"]
     if latencies:
@@ -105,11 +106,12 @@ def memory(row: Row) -> str:
 
 
 def _beside_prototype(row: Row) -> list[str]:
-    times = [row.get(f"prototype_{what}_ms") for what in ("forward", "step")]
-    if None in times:
-        return ["", ""]
-    ratios = [row[f"{what}_ms"] / row[f"prototype_{what}_ms"] for what in ("forward", "step")]
-    return [", ".join(map(_ms, times)), ", ".join(f"{ratio:.2f}" for ratio in ratios)]
+    whats = ("forward", "step")
+    if "prototype_step_ms" not in row:
+        return ["", "", ""]
+    times = [row[f"prototype_{what}_ms"] for what in whats]
+    ratios = [[row[f"{what}_{ms}"] / row[f"prototype_{what}_{ms}"] for what in whats] for ms in ("ms", "best_ms")]
+    return [", ".join(map(_ms, times)), *(", ".join(f"{ratio:.2f}" for ratio in pair) for pair in ratios)]
 
 
 def _scaling(row: Row, rows: list[Row]) -> str:
