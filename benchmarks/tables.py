@@ -27,16 +27,17 @@ def cpu_table(report: dict[str, Any]) -> str:
             *_beside_prototype(row), _scaling(row, rows), memory(row), plain, ratio,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Prototype: forward, and forward + backward; the ratios likewise, of medians and of the best runs, which other "
-        "work on the machine disturbs least. It starts from projected triangles, colours them linearly on the screen, "
-        "leaves out the derivative of the barycentrics, and has no Python around it.",
-    ]
+    if any("prototype_step_ms" in row for row in rows):
+        lines += [
+            "",
+            "Prototype: forward, and forward + backward; the ratios likewise, of medians and of the best runs, which "
+            "other work on the machine disturbs least. It starts from projected triangles, colours them linearly on "
+            "the screen, leaves out the derivative of the barycentrics, and has no Python around it.",
+        ]
     latencies = [row for row in rows if row["case"] == "L1"]
     if latencies:
-        said = ", ".join(f"{row['mode']}, {row['threads']} threads: {1e3 * row['step_ms']:.0f} µs" for row in latencies)
-        lines += ["", f"Latency of a whole step (L1): {said}."]
+        said = [f"{row['mode']}, threads {row['threads']}: {1e3 * row['step_ms']:,.0f} µs" for row in latencies]
+        lines += ["", f"Latency of a whole step (L1): {'; '.join(said)}."]
     lines += _peer_lines(rows, ("forward_ms", "step_ms"))
     lines += [f"\nLeft out: {what} ({why})." for what, why in report["left_out"].items()]
     return "\n".join(lines) + "\n"
