@@ -87,8 +87,9 @@ def kernel_name(symbol: str) -> str:
 
 
 def resident_warps(registers: int) -> int:
-    """How many warps a multiprocessor holds at once, as far as registers decide. They are given out by 8 a thread."""
-    return min(_MOST_WARPS, _REGISTERS // (32 * 8 * max(1, -(-registers // 8))))
+    """How many warps a multiprocessor holds at once, as far as registers decide: a quarter in each of its parts."""
+    of_a_warp = 32 * 8 * max(1, -(-registers // 8))  # they are given out by 8 a thread
+    return 4 * min(_MOST_WARPS // 4, _REGISTERS // 4 // of_a_warp)
 
 
 def table(report: dict[str, Any]) -> str:
