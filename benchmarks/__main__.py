@@ -16,6 +16,7 @@ from .cases import CASES, MODES
 from .cuda import MODES as CUDA_MODES
 from .cuda import measure_cuda
 from .measure import Plan, measure
+from .peers import load_peer
 from .report import add_out, describe_machine, in_own_process, write_report
 from .tables import cpu_table, cuda_table
 
@@ -46,8 +47,11 @@ def run_on_cpu(options: argparse.Namespace) -> None:
         left_out["the prototype"] = reason
     if options.no_plain:
         left_out["plain PyTorch and peers"] = "--no-plain was given"
-    elif options.script is None or not options.script.is_file():
-        left_out["the second plain PyTorch version"] = f"--script {options.script or ''} is not there"
+    else:
+        if options.script is None or not options.script.is_file():
+            left_out["the second plain PyTorch version"] = f"--script: {options.script or 'no file'} is not there"
+        if load_peer("pytorch3d", "cpu") is None:
+            left_out["PyTorch3D"] = "it cannot be imported"
     load = os.getloadavg()[0]
     rows: list[dict[str, Any]] = []
     plans = [(c, m, t) for c in options.cases for m in options.modes or MODES for t in options.threads]

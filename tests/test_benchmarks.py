@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import cases, cuda, hard, measure, peers, registers, tables, timing
-from benchmarks.contenders import PROTOTYPE_TOLERANCE, Contender, Tolerance, differentiable
+from benchmarks.contenders import PROTOTYPE_TOLERANCE, Contender, Tolerance, differentiable, render_slangrast
 from benchmarks.measure import Plan, admit
 from slangrast import icosphere
 
@@ -123,6 +123,34 @@ def test_a_peer_is_differentiated_with_the_same_upstream_gradient() -> None:
     peer.step()
     peer.step()  # gradients do not add up
     assert torch.allclose(scene.positions.grad, upstream[0].sum().expand(scene.positions.shape))
+
+
+def test_a_row_of_a_gpu_times_only_peers_that_render_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(scene: cases.Scene, mode: str, offset: float) -> tuple[torch.Tensor]:
+        return (render_slangrast(scene, mode)[0] + offset,)
+
+    def run_once(runs: dict) -> dict[str, float]:
+        return {name: float(run() is None) for name, run in runs.items()}
+
+    def capture(step: object) -> object:
+        raise RuntimeError("a sync\nand more")
+
+    stand_ins = {"twin": partial(render, offset=1e-5), "other": partial(render, offset=0.1), "missing": None}
+    monkeypatch.setattr(cuda, "load_peer", lambda name, device: stand_ins[name])
+    monkeypatch.setitem(peers.PEERS, "silhouette", tuple(stand_ins))
+    monkeypatch.setitem(cuda.CASES, "small", SMALL)
+    monkeypatch.setattr(cases.Scene, "to", lambda scene, device: scene)
+    monkeypatch.setattr(cuda, "_describe", lambda contender: {"launches": len(contender.name)})
+    monkeypatch.setattr(cuda, "_captured", capture)
+    monkeypatch.setattr(
+        cuda, "_alternate_events", lambda runs: {name: float(run() is None) for name, run in runs.items()}
+    )
+    row = cuda.measure_cuda("small", "silhouette")
+    assert (row["forward_ms"], row["step_ms"], row["twin_forward_ms"], row["twin_step_ms"]) == (0.0, 1.0, 0.0, 1.0)
+    assert row["launches"] == 9 and row["twin_launches"] == 4
+    assert row["graph_left_out"] == row["twin_graph_left_out"] == "cannot be captured: a sync"
+    assert row["missing_left_out"] == "it cannot be imported" and "differs by 1.0e-01" in row["other_left_out"]
+    assert not any(name in row for name in ("other_step_ms", "missing_step_ms", "times_the_floor"))
 
 
 def test_launches_and_syncs_are_counted() -> None:
