@@ -34,6 +34,8 @@ def cpu_table(report: dict[str, Any]) -> str:
             "other work on the machine disturbs least. It starts from projected triangles, colours them linearly on "
             "the screen, leaves out the derivative of the barycentrics, and has no Python around it.",
         ]
+    if report["load"] > 0.5:
+        lines += ["", "**The machine was busy**: times with several threads, the prototype's above all, say little."]
     latencies = [row for row in rows if row["case"] == "L1"]
     if latencies:
         said = [f"{row['mode']}, threads {row['threads']}: {1e3 * row['step_ms']:,.0f} µs" for row in latencies]

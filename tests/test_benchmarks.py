@@ -48,6 +48,7 @@ def test_the_table_shows_ratios_only_of_what_was_timed(row: dict) -> None:
     assert cells[4:10] == ["1.00", "5.00", "2.00, 2.00", "0.50, 2.50", "0.50, 2.00", "1.60 (1.50)"]
     assert cells[-3:-1] == ["1,000", "200×"]
     assert lines[-1] == "Left out: a peer (a reason)."
+    assert "busy" in tables.cpu_table({**report, "load": 2.0}) and "busy" not in tables.cpu_table(report)
     without = [cell.strip() for cell in tables.cpu_table({**report, "rows": [row]}).splitlines()[4].split("|")]
     assert without[6:9] == ["", "", ""]
 
