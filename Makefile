@@ -2,7 +2,8 @@
 #
 # Variables: PYTHON (the interpreter to make .venv from), SLANGRAST_CXX (the host compiler), TORCH_INDEX (a package
 # index that has torch's CPU build, where the default one has not), OUT (where the demo writes), PYTEST (further arguments),
-# CUDA_TORCH (the torch for cuda-check, as pip names it; built for the major version of CUDA that nvcc has).
+# CUDA_TORCH (the torch for cuda-check, as pip names it; built for the major version of CUDA that nvcc has),
+# PROTOTYPE and SCRIPT (what bench times beside slangrast, where it is there: benchmarks/README.md), BENCH (further arguments).
 
 SHELL := bash
 .DEFAULT_GOAL := help
@@ -10,6 +11,9 @@ SHELL := bash
 
 OUT ?= demo
 PYTEST ?=
+PROTOTYPE ?= ../shared/bench/proto_soft.cpp
+SCRIPT ?= ../shared/bench/bench_torch_softras.py
+BENCH ?=
 export CUDA_TORCH ?= torch==2.11.0
 python := .venv/bin/python
 installed := .venv/.installed
@@ -43,8 +47,8 @@ unit: $(installed)  ## pytest, a process for each core; for one test: make unit 
 wheel: $(installed)  ## build the wheel, install it into an empty environment, render one triangle
 	tools/check_wheel.sh $(python)
 
-bench: $(installed)  ## time the rasterizer against plain PyTorch
-	$(python) -m benchmarks
+bench: $(installed)  ## time the rasterizer beside hand-written code and plain PyTorch: the table of the README
+	$(python) -m benchmarks --prototype $(PROTOTYPE) --script $(SCRIPT) $(BENCH)
 
 $(cuda_installed): pyproject.toml constraints.txt tools/set_up_cuda.sh
 	@echo "Setting up .venv-cuda with a CUDA torch (5 GB, a few minutes the first time)"

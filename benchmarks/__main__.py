@@ -1,101 +1,79 @@
-"""python -m benchmarks: time the soft rasterizer on the CPU beside plain PyTorch; write JSON and a table."""
+"""python -m benchmarks: time the soft rasterizer beside its bars; write JSON and a table. See benchmarks/README.md."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import multiprocessing
-import platform
-import subprocess
-from concurrent.futures import ProcessPoolExecutor
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-import slangrast as sr
-from slangrast.runtime.host_compiler import host_compiler
-from slangrast.runtime.slang_compiler import slangc_version
-
+from . import prototype
 from .cases import CASES, MODES
-from .measure import measure
-
-RESULTS = Path(__file__).parent / "results"
+from .cuda import MODES as CUDA_MODES
+from .cuda import measure_cuda
+from .measure import Plan, measure
+from .peers import load_peer
+from .report import add_out, describe_machine, in_own_process, write_report
+from .tables import cpu_table, cuda_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=CUDA_MODES, help="default: silhouette and color; on CUDA all")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--no-plain", action="store_true", help="leave out plain PyTorch, which takes minutes")
-    parser.add_argument("--script", type=Path, help="a second plain PyTorch version to time, see _measure_script")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of repeats, for each time")
+    parser.add_argument("--no-plain", action="store_true", help="leave out plain PyTorch and peers, which take minutes")
+    parser.add_argument("--prototype", type=Path, help="C++ file of the hand-written prototype, see prototype.py")
+    parser.add_argument("--script", type=Path, help="a second plain PyTorch version to time, see measure.py")
+    add_out(parser)
     options = parser.parse_args()
-
-    plans = [(c, m, t) for c in options.cases for m in options.modes for t in options.threads]
-    rows = []
-    for case, mode, threads in tqdm(plans, unit="case"):
-        # Plain PyTorch is timed once for a scene, with all threads: the kinder comparison.
-        with_plain = not options.no_plain and threads == max(options.threads)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            rows.append(pool.submit(measure, case, mode, threads, with_plain, options.script).result())
-    report = {"machine": describe_machine(), "rows": rows}
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"cpu-{report['machine']['date']}"
-    (options.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / f"{name}.md").write_text(table(report))
-    print(table(report))
+    if options.device == "cuda":
+        run_on_cuda(options)
+    elif set(options.modes or ()) - set(MODES):
+        parser.error(f"--modes: the CPU's are {', '.join(MODES)}; for the hard path see benchmarks.hard")
+    else:
+        run_on_cpu(options)
 
 
-def describe_machine() -> dict[str, str]:
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    command = host_compiler().command
-    compiler = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor,
-        "cores": str(multiprocessing.cpu_count()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "slangc": slangc_version(),
-        "compiler": compiler,
-        "slangrast": sr.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
+def run_on_cpu(options: argparse.Namespace) -> None:
+    left_out = {}
+    if reason := prototype.why_not(options.prototype):
+        left_out["the prototype"] = reason
+    if options.no_plain:
+        left_out["plain PyTorch and peers"] = "--no-plain was given"
+    else:
+        if options.script is None or not options.script.is_file():
+            left_out["the second plain PyTorch version"] = f"--script: {options.script or 'no file'} is not there"
+        if load_peer("pytorch3d", "cpu") is None:
+            left_out["PyTorch3D"] = "it cannot be imported"
+    load = os.getloadavg()[0]
+    rows: list[dict[str, Any]] = []
+    plans = [(c, m, t) for c in options.cases for m in options.modes or MODES for t in options.threads]
+    with tempfile.TemporaryDirectory() as folder:
+        library = None if "the prototype" in left_out else prototype.build(options.prototype, Path(folder))
+        script = None if options.script is None or not options.script.is_file() else options.script
+        for case, mode, threads in tqdm(plans, unit="case"):
+            # What is slow is timed once for a scene, with all threads: the kinder comparison.
+            slow = not options.no_plain and threads == max(options.threads)
+            plan = Plan(case, mode, threads, slow, library, script, options.seconds)
+            rows.append(in_own_process(measure, plan))
+    report = {"machine": describe_machine(), "load": load, "left_out": left_out, "rows": rows}
+    write_report(options.out, "cpu", report, cpu_table(report))
 
 
-def table(report: dict) -> str:
-    """The rows as Markdown, with the faster plain version of each. `~`: timed on a share of the pixels and scaled."""
-    machine = report["machine"]
-    lines = [
-        f"Measured {machine['date']} on {machine['cores']} cores of {machine['processor']}, torch {machine['torch']}, "
-        f"slangc {machine['slangc']}, {machine['compiler']}, commit {machine['commit']}: `make bench`.",
-        "",
-        "| case | mode | threads | forward ms | forward + backward ms | memory MiB | plain PyTorch ms | ratio |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        plain, ratio = "", ""
-        if "plain_step_ms" in row:
-            scaled = "~" if row["plain_share_of_pixels"] < 1 else ""
-            best = min(row["plain_step_ms"], row.get("script_step_ms", float("inf")))
-            plain = f"{scaled}{best:,.0f}"
-            ratio = f"{scaled}{best / row['step_ms']:,.0f}×"
-        lines.append(
-            f"| {CASES[row['case']]} | {row['mode']} | {row['threads']} | {row['forward_ms']:.2f} | "
-            f"{row['step_ms']:.2f} | {row['peak_growth_mib']:.0f} | {plain} | {ratio} |"
-        )
-    return "\n".join(lines) + "\n"
+def run_on_cuda(options: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks: --device cuda needs a GPU and a CUDA build of torch, and torch sees none")
+    plans = [(case, mode) for case in options.cases for mode in options.modes or CUDA_MODES]
+    rows = [in_own_process(measure_cuda, case, mode) for case, mode in tqdm(plans, unit="case")]
+    report = {"machine": describe_machine("cuda"), "rows": rows}
+    write_report(options.out, "cuda", report, cuda_table(report))
 
 
 if __name__ == "__main__":

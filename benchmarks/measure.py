@@ -1,95 +1,142 @@
-"""One measurement: a case in a process of its own, so that neither memory nor threads of another case show in it."""
+"""One measurement on the CPU: a case in a mode with a number of threads. It expects a process of its own."""
 
 from __future__ import annotations
 
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .cases import CASES, Case, make_scene
-from .contenders import plain_step, slangrast_step
+from . import prototype
+from .cases import CASES, Case, Scene, make_scene
+from .contenders import (
+    PEER_TOLERANCE,
+    PROTOTYPE_TOLERANCE,
+    Contender,
+    Images,
+    Tolerance,
+    differences,
+    differentiable,
+    plain_step,
+    render_slangrast,
+    upstream_gradient,
+)
+from .peers import PEERS, load_peer
+from .timing import Times, alternate, peak_growth_mib
 
-_SECONDS_OF_REPEATS = 2.0
-_PLAIN_SECONDS = 150.0  # a plain step that would take longer is timed on a share of the pixels
+_PLAIN_SECONDS = 60.0  # a plain step that would take longer is timed on a share of the pixels
 
 
-def measure(case_name: str, mode: str, threads: int, with_plain: bool, script: Path | None) -> dict[str, Any]:
-    """Times in milliseconds of forward and of forward + backward, peak memory in MiB, and how far images agree."""
-    torch.set_num_threads(threads)
-    case = CASES[case_name]
-    scene = make_scene(case)
-    image = slangrast_step(scene, mode, backward=True)
-    before = _peak_mib()
-    forward = _repeat(lambda: slangrast_step(scene, mode, backward=False))
-    both = _repeat(lambda: slangrast_step(scene, mode, backward=True))
-    result = {
-        "case": case_name,
-        "faces": case.faces,
-        "size": case.size,
-        "images": case.images,
-        "mode": mode,
-        "threads": threads,
-        "forward_ms": forward,
-        "step_ms": both,
-        "peak_growth_mib": _peak_mib() - before,
-    }
-    if with_plain and case.images == 1:
-        result.update(_measure_plain(scene, mode, image))
-        if script is not None and result["plain_share_of_pixels"] == 1:
-            result["script_step_ms"] = _measure_script(script, case, mode, threads)
-    return result
+@dataclass(frozen=True)
+class Plan:
+    case: str
+    mode: str
+    threads: int
+    with_slow: bool = False  # plain PyTorch, and peers
+    prototype: Path | None = None  # the library that `prototype.build` made
+    script: Path | None = None
+    seconds: float = 2.0  # of repeats
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """A row: milliseconds of forward and of forward + backward of every contender, memory, how far images agree."""
+    torch.set_num_threads(plan.threads)
+    case = CASES[plan.case]
+    scene, mode = make_scene(case), plan.mode
+    # Compile, load and warm up on another image, so that memory for this one is asked for while it is measured.
+    render_slangrast(Scene(scene.positions[:1], scene.triangles[:1], scene.colors, (16, 16)), mode)
+    peak = peak_growth_mib(lambda: render_slangrast(scene, mode)[-1].sum().backward())
+    images = tuple(image.detach() for image in render_slangrast(scene, mode))
+    upstream = upstream_gradient(images)
+    ours = differentiable("slangrast", partial(render_slangrast, mode=mode), scene, upstream)
+
+    row: dict[str, Any] = {"case": case.name, "faces": len(scene.triangles), "size": case.size, "images": case.images}
+    row |= {"sigma": case.sigma, "mode": mode, "threads": plan.threads}
+    row |= {"peak_growth_mib": peak, "memory_bar_mib": scene.bar_mib()}
+    contenders = [ours]
+    if plan.prototype is not None and prototype.can_render(case):
+        theirs = prototype.contender(plan.prototype, scene, mode, plan.threads, upstream)
+        # It interpolates linearly on the screen. What is timed is what users get, which does more.
+        linear = render_slangrast(scene, mode, perspective_correct=False)
+        contenders += admit(theirs, linear, PROTOTYPE_TOLERANCE, row)
+    row |= timed(contenders, plan.seconds)
+    if plan.with_slow and case.beside_plain:
+        row |= _measure_plain(scene, mode, images, upstream)
+        if plan.script is not None and row["plain_share_of_pixels"] == 1:
+            row["script_step_ms"] = _measure_script(plan.script, case, mode, plan.threads)
+        row |= _measure_peers(scene, mode, images, upstream)
+    return row
+
+
+def admit(contender: Contender, images: Images, tolerance: Tolerance, row: dict[str, Any]) -> list[Contender]:
+    """The contender, where it renders these images; else none, and the row says how far off it is."""
+    largest, mean = differences(images, contender.forward())
+    row[f"{contender.name}_largest_difference"], row[f"{contender.name}_mean_difference"] = largest, mean
+    if largest <= tolerance.largest and mean <= tolerance.mean:
+        return [contender]
+    row[f"{contender.name}_left_out"] = (
+        f"its image differs by {largest:.1e} at most and {mean:.1e} on average, "
+        f"allowed are {tolerance.largest:.0e} and {tolerance.mean:.0e}"
+    )
+    return []
+
+
+def timed(contenders: list[Contender], seconds: float) -> dict[str, float]:
+    """Forward, and forward + backward, of all contenders in turns; ours without a prefix."""
+    found: dict[str, float] = {}
+    for what in ("forward", "step"):
+        times: dict[str, Times] = alternate({one.name: getattr(one, what) for one in contenders}, seconds=seconds)
+        for name, time_ in times.items():
+            prefix = "" if name == "slangrast" else f"{name}_"
+            found[f"{prefix}{what}_ms"] = time_.median
+            found[f"{prefix}{what}_best_ms"] = time_.best
+    return found
+
+
+def _measure_peers(scene: Scene, mode: str, images: Images, upstream: Images) -> dict[str, Any]:
+    """Peers that run on the CPU. They are too slow to take turns with."""
+    row: dict[str, Any] = {}
+    for name in PEERS[mode]:
+        render = load_peer(name, "cpu")
+        if render is not None:
+            contender = differentiable(name, partial(render, mode=mode), scene, upstream)
+            row |= timed(admit(contender, images, PEER_TOLERANCE, row), 0.0)
+    return row
 
 
 def _measure_script(script: Path, case: Case, mode: str, threads: int) -> float:
     """A second plain PyTorch version, by its author's script: MODE FACES SIZE THREADS VARIANT, JSON with `fb_s`."""
     modes = {"silhouette": "sil", "color": "softmax"}
-    variant = "dense" if case.faces * case.size**2 < 2**24 else "ckpt"  # whole graph in memory, or recomputed
-    arguments = [modes[mode], str(case.faces), str(case.size), str(threads), variant]
+    faces = len(case.mesh().triangles)
+    variant = "dense" if faces * case.size**2 < 2**24 else "ckpt"  # whole graph in memory, or recomputed
+    arguments = [modes[mode], str(faces), str(case.size), str(threads), variant]
     result = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=True)
     return 1e3 * json.loads(result.stdout.splitlines()[-1])["fb_s"]
 
 
-def _measure_plain(scene: Any, mode: str, image: torch.Tensor) -> dict[str, Any]:
-    count = image.shape[1] * image.shape[2]
+def _measure_plain(scene: Scene, mode: str, images: Images, upstream: Images) -> dict[str, Any]:
+    count = scene.resolution[0] * scene.resolution[1]
     every = torch.arange(count)
     sample = every[:: max(1, count // 256)]
     start = time.perf_counter()
-    plain_step(scene, mode, True, sample)
+    plain_step(scene, mode, sample, upstream)
     seconds_in_full = (time.perf_counter() - start) * count / len(sample)
     share = min(1.0, _PLAIN_SECONDS / seconds_in_full)
     # Evenly spread, so that a share of the pixels is a share of the work.
     pixels = every if share == 1 else every[:: int(-(-1 // share))]
     start = time.perf_counter()
-    rendered = plain_step(scene, mode, True, pixels)
+    rendered = plain_step(scene, mode, pixels, upstream)
     seconds = time.perf_counter() - start
-    flat = image.flatten(1, 2) if mode == "color" else image.flatten(1)
+    largest, mean = differences(tuple(image.flatten(1, 2)[:, pixels] for image in images), rendered)
     return {
         "plain_step_ms": 1e3 * seconds * count / len(pixels),
         "plain_share_of_pixels": len(pixels) / count,
-        "largest_difference": float((rendered - flat[:, pixels]).abs().max()),
+        "plain_largest_difference": largest,
+        "plain_mean_difference": mean,
     }
-
-
-def _repeat(step: Callable[[], Any]) -> float:
-    """The median of at least five runs, in milliseconds."""
-    times: list[float] = []
-    start = time.perf_counter()
-    while len(times) < 5 or time.perf_counter() - start < _SECONDS_OF_REPEATS:
-        before = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - before)
-        if len(times) >= 200:
-            break
-    return 1e3 * statistics.median(times)
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

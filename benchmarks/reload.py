@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import queue
 import statistics
@@ -18,7 +17,7 @@ import torch
 import slangrast as sr
 from slangrast.runtime.module import loaded_modules
 
-from .__main__ import RESULTS, describe_machine
+from .report import add_out, describe_machine, heading, write_report
 
 _IMPORTED = "[Differentiable] public float rippled(float x, float r) {{ return x + r * sin({number}f * x); }}\n"
 _FORMULA = """import falloff;
@@ -136,11 +135,10 @@ def _milliseconds(step: Callable[[], Any]) -> float:
 
 
 def table(report: dict[str, Any]) -> str:
-    machine, scene = report["machine"], report["scene"]
+    scene = report["scene"]
     lines = [
-        f"Measured {machine['date']} on {machine['cores']} cores of {machine['processor']}, "
-        f"slangc {machine['slangc']}, {machine['compiler']}, commit {machine['commit']}; load of the machine before: "
-        f"{report['load']:.1f}. `python -m benchmarks.reload`: {scene['faces']:,} faces, {scene['size']}², colour, "
+        heading(report["machine"], "python -m benchmarks.reload")
+        + f" Load of the machine before: {report['load']:.1f}. {scene['faces']:,} faces, {scene['size']}², colour, "
         "forward and backward.",
         "",
         "| saved | new kernels after, s | first image after, s | frame, ms |",
@@ -162,7 +160,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, choices=[1280, 5120], default=1280)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the table")
+    add_out(parser)
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
@@ -177,11 +175,7 @@ def main() -> None:
         unchanged = measure_unchanged(author)
     scene = {"faces": options.faces, "size": options.size}
     report = {"machine": describe_machine(), "load": load, "scene": scene, "saves": saves, "unchanged": unchanged}
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = f"reload-{report['machine']['date']}"
-    (options.out / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / f"{stem}.md").write_text(table(report))
-    print(table(report))
+    write_report(options.out, "reload", report, table(report))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""Other differentiable rasterizers, where they can be imported: each renders a `Scene` by a function of its own.
+
+Settings are those under which a peer draws the image that slangrast draws; what stays different is said here and found
+by the comparison of images before anything is timed. The peers' conventions are from their documentation.
+
+- PyTorch3D (CPU and CUDA): its 50 nearest faces at each pixel; barycentrics clipped after the perspective correction.
+- SoftRas, GenDR (CUDA): attributes linear on the screen; square images; a background weighed by 2 epsilon.
+- nvdiffrast (CUDA): the hard path with blended edges, beside our `antialias`.
+- DRTK (CPU and CUDA): the hard path with an estimator of edge gradients, beside our `edge_gradients`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+
+from .cases import Scene
+from .contenders import Images
+
+_NEAREST_FACES = 50
+_CUTOFF = math.log(1 / 1e-4 - 1)  # where the logistic falloff reaches the default cutoff
+_GAMMA, _NEAR, _FAR = 1e-4, 1.0, 100.0
+
+Renderer = Callable[..., Images]  # (scene, mode=...)
+
+
+def _view_space(scene: Scene) -> torch.Tensor:
+    """[N, V, 3] x and y in NDC, depth along the view axis."""
+    w = scene.positions[..., 3:]
+    return torch.cat([scene.positions[..., :2] / w, w], dim=-1)
+
+
+def _soft(rgba: torch.Tensor, mode: str) -> Images:
+    """From [N, H, W, 4]."""
+    return (rgba[..., 3],) if mode == "silhouette" else (rgba[..., :3], rgba[..., 3])
+
+
+def _pytorch3d(device: str) -> Renderer:
+    from pytorch3d.ops import interpolate_face_attributes
+    from pytorch3d.renderer.blending import BlendParams, sigmoid_alpha_blend, softmax_rgb_blend
+    from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+    from pytorch3d.renderer.mesh.rasterizer import Fragments
+    from pytorch3d.structures import Meshes
+
+    def render(scene: Scene, mode: str) -> Images:
+        corners = _view_space(scene) * scene.positions.new_tensor([-1.0, 1.0, 1.0])  # +x points left
+        triangles = scene.triangles.long()
+        meshes = Meshes(list(corners), [triangles] * len(corners))
+        found = rasterize_meshes(
+            meshes, scene.resolution, blur_radius=_CUTOFF * scene.sigma, faces_per_pixel=_NEAREST_FACES,
+            perspective_correct=True, clip_barycentric_coords=True,
+        )  # fmt: skip
+        fragments = Fragments(*found)
+        settings = BlendParams(sigma=scene.sigma, gamma=_GAMMA, background_color=(0.0, 0.0, 0.0))
+        if mode == "silhouette":
+            return (sigmoid_alpha_blend(torch.ones_like(found[2]), fragments, settings)[..., 3],)
+        colors = scene.colors[triangles].repeat(len(corners), 1, 1)
+        texels = interpolate_face_attributes(found[0], found[2], colors)
+        return _soft(softmax_rgb_blend(texels, fragments, settings, _NEAR, _FAR), mode)
+
+    return render
+
+
+def _softras(device: str) -> Renderer:
+    from soft_renderer.functional import soft_rasterize
+
+    def render(scene: Scene, mode: str) -> Images:
+        rgba = soft_rasterize(
+            *_faces(scene), scene.resolution[0], [0, 0, 0], _NEAR, _FAR, True, 1e-3, scene.sigma, "euclidean", 1e-4,
+            _GAMMA, "softmax", "prod", "vertex",
+        )  # fmt: skip
+        return _soft(rgba.permute(0, 2, 3, 1), mode)
+
+    return render
+
+
+def _gendr(device: str) -> Renderer:
+    from gendr.functional.renderer import render as render_gendr
+
+    def render(scene: Scene, mode: str) -> Images:
+        rgba = render_gendr(
+            *_faces(scene), image_size=scene.resolution[0], dist_func="logistic", dist_scale=scene.sigma,
+            dist_squared=True, dist_shape=0.0, dist_shift=0.0, dist_eps=_CUTOFF, aggr_alpha_t_conorm_p=0.0,
+            aggr_rgb_gamma=_GAMMA, near=_NEAR, far=_FAR, texture_type="vertex",
+        )  # fmt: skip
+        return _soft(rgba.permute(0, 2, 3, 1), mode)
+
+    return render
+
+
+def _faces(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, F, 3, 3] corners and colours."""
+    triangles = scene.triangles.long()
+    corners = _view_space(scene)[:, triangles]
+    return corners, scene.colors[triangles].expand(len(corners), -1, -1, -1)
+
+
+def _nvdiffrast(device: str) -> Renderer:
+    import nvdiffrast.torch as dr
+
+    context = dr.RasterizeCudaContext(device=device)
+
+    def render(scene: Scene, mode: str) -> Images:
+        triangles = scene.triangles.int()
+        found, _ = dr.rasterize(context, scene.positions, triangles, resolution=scene.resolution)
+        colors, _ = dr.interpolate(scene.colors[None], found, triangles)
+        return (dr.antialias(colors, found, scene.positions, triangles).flip(1),)  # row 0 at the bottom
+
+    return render
+
+
+def _drtk(device: str) -> Renderer:
+    import drtk
+
+    def render(scene: Scene, mode: str) -> Images:
+        height, width = scene.resolution
+        ndc = _view_space(scene)
+        shorter = min(height, width)
+        x = ndc[..., 0] * shorter / 2 + (width - 1) / 2  # the left border of the image is at -0.5
+        y = (height - 1) / 2 - ndc[..., 1] * shorter / 2
+        pixels = torch.stack([x, y, ndc[..., 2]], -1)
+        triangles = scene.triangles.int()
+        ids = drtk.rasterize(pixels, triangles, height, width)
+        _, barycentrics = drtk.render(pixels, triangles, ids)
+        image = drtk.interpolate(scene.colors.expand(len(pixels), -1, -1), triangles, ids, barycentrics)
+        image = drtk.edge_grad_estimator(pixels, triangles, barycentrics, image, ids)
+        return ((image * (ids >= 0)[:, None]).permute(0, 2, 3, 1),)
+
+    return render
+
+
+_FACTORIES: dict[str, Callable[[str], Renderer]] = {
+    "pytorch3d": _pytorch3d,
+    "softras": _softras,
+    "gendr": _gendr,
+    "nvdiffrast": _nvdiffrast,
+    "drtk": _drtk,
+}
+_CUDA_ONLY = ("softras", "gendr", "nvdiffrast")
+PEERS = {  # by mode
+    "silhouette": ("pytorch3d", "softras", "gendr"),
+    "color": ("pytorch3d", "softras", "gendr"),
+    "antialias": ("nvdiffrast",),
+    "edges": ("drtk",),
+}
+
+
+@functools.cache
+def load_peer(name: str, device: str) -> Renderer | None:
+    """The function that renders with a peer, or None where it is not installed or not for this device."""
+    if device == "cpu" and name in _CUDA_ONLY:
+        return None
+    try:
+        return _FACTORIES[name](device)
+    except ImportError:
+        return None

@@ -1,0 +1,189 @@
+"""The benchmarks: a small case end to end, the comparison before a ratio, and what is read from others' output."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import cases, cuda, hard, measure, peers, registers, tables, timing
+from benchmarks.contenders import PROTOTYPE_TOLERANCE, Contender, Tolerance, differentiable, render_slangrast
+from benchmarks.measure import Plan, admit
+from slangrast import icosphere
+
+SMALL = cases.Case("small", partial(cases.icosphere, 0), 16, beside_plain=True)
+MACHINE = {"date": "2000-01-01", "cores": "1", "processor": "p", "torch": "1", "slangc": "1", "compiler": "c"}
+MACHINE |= {"commit": "abc"}
+
+
+@pytest.fixture(scope="module")
+def row() -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(measure.CASES, "small", SMALL)
+        threads = torch.get_num_threads()
+        try:
+            return measure.measure(Plan("small", "silhouette", threads, with_slow=True, seconds=0.01))
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_a_row_has_times_and_memory_and_agrees_with_plain_pytorch(row: dict) -> None:
+    assert 0 < row["forward_best_ms"] <= row["forward_ms"] < row["step_ms"] < row["plain_step_ms"]
+    assert row["plain_largest_difference"] < 1e-4 and row["plain_share_of_pixels"] == 1
+    assert 0 <= row["peak_growth_mib"] < 50
+    assert row["faces"] == 20 and row["memory_bar_mib"] == pytest.approx((64 * 16 * 16 + 256 * 20 + 4 * 20) / 2**20)
+
+
+def test_the_table_shows_ratios_only_of_what_was_timed(row: dict) -> None:
+    bests = {"forward_best_ms": 1.0, "step_best_ms": 4.0, "prototype_forward_best_ms": 2.0}
+    alone = {**row, **bests, "prototype_step_best_ms": 2.0, "threads": 1, "step_ms": 8.0, "prototype_step_ms": 3.0}
+    alone |= {"forward_ms": 1.0, "prototype_forward_ms": 2.0, "plain_step_ms": 1000.0}
+    both = {**alone, "threads": 2, "step_ms": 5.0, "prototype_step_ms": 2.0}
+    report = {"machine": MACHINE, "load": 0.0, "left_out": {"a peer": "a reason"}, "rows": [alone, both]}
+    lines = tables.cpu_table(report).splitlines()
+    cells = [cell.strip() for cell in lines[5].split("|")]
+    assert cells[4:10] == ["1.00", "5.00", "2.00, 2.00", "0.50, 2.50", "0.50, 2.00", "1.60 (1.50)"]
+    assert cells[-3:-1] == ["1,000", "200×"]
+    assert lines[-1] == "Left out: a peer (a reason)."
+    assert "busy" in tables.cpu_table({**report, "load": 2.0}) and "busy" not in tables.cpu_table(report)
+    without = [cell.strip() for cell in tables.cpu_table({**report, "rows": [row]}).splitlines()[4].split("|")]
+    assert without[6:9] == ["", "", ""]
+
+
+def test_another_image_is_not_timed() -> None:
+    image, spot = torch.zeros(1, 32, 32), torch.zeros(1, 32, 32)
+    spot[0, 3, 5] = 0.01
+    row: dict = {}
+    same = Contender("same", lambda: (image + 1e-5,), lambda: None)
+    other = Contender("other", lambda: (image + spot,), lambda: None)
+    assert admit(same, (image,), PROTOTYPE_TOLERANCE, row) == [same] and "same_left_out" not in row
+    assert admit(other, (image,), PROTOTYPE_TOLERANCE, row) == []
+    assert row["other_largest_difference"] == pytest.approx(0.01)
+    assert "differs by 1.0e-02" in row["other_left_out"]
+    assert admit(other, (image,), Tolerance(1.0, 1e-4), row) == [other]
+    assert admit(other, (image,), Tolerance(1.0, 1e-6), row) == []  # 1e-5 on average
+
+
+def test_contenders_take_turns() -> None:
+    order = []
+
+    def run(name: str) -> None:
+        order.append(name)
+        time.sleep(0.025)  # longer than a turn
+
+    times = timing.alternate({"ours": partial(run, "ours"), "theirs": partial(run, "theirs")}, seconds=0.0, fewest=3)
+    assert order == ["ours", "theirs"] * 4
+    assert times["ours"].median >= times["ours"].best >= 25
+
+
+def test_what_is_too_slow_runs_once() -> None:
+    runs = []
+    times = timing.alternate({"slow": lambda: runs.append(time.sleep(0.02))}, longest=0.01)
+    assert len(runs) == 1 and times["slow"].best >= 20
+
+
+def test_peak_growth_sees_memory_that_is_freed_again() -> None:
+    found = timing.peak_growth_mib(lambda: torch.ones(8 * 2**20))
+    assert found is None or 31 < found < 48
+
+
+@pytest.mark.parametrize("name", ["S5", "S7", "L1"])
+def test_scenes(name: str) -> None:
+    scene = cases.make_scene(cases.CASES[name])
+    faces = {"S5": 2 * 140 * 139, "S7": 20 * 4**5 + 2, "L1": 12}[name]
+    assert scene.triangles.shape == (faces, 3) and int(scene.triangles.max()) == scene.positions.shape[1] - 1
+    ndc = scene.positions[..., :2] / scene.positions[..., 3:]
+    assert (ndc.abs().max() > 1) == (name == "S7")  # the wall is larger than the image
+    assert (scene.positions[..., 3] > 1).all()
+
+
+def test_uv_sphere_is_closed_and_turned_outwards() -> None:
+    sphere = cases.uv_sphere(6, 8)
+    corners = sphere.vertices[sphere.triangles.long()]
+    volume = torch.linalg.det(corners).sum() / 6
+    assert volume > 0 and torch.linalg.det(icosphere(0).vertices[icosphere(0).triangles.long()]).sum() > 0
+    edges = torch.cat([sphere.triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))]).tolist()
+    assert sorted(map(tuple, edges)) == sorted((b, a) for a, b in edges)
+
+
+def test_every_mode_has_peers_and_a_missing_peer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(cases.MODES) <= set(peers.PEERS) == set(cuda.MODES)
+    assert peers.load_peer("softras", "cpu") is None
+    monkeypatch.setitem(peers._FACTORIES, "drtk", lambda device: __import__("no_such_package"))
+    assert peers.load_peer.__wrapped__("drtk", "cpu") is None
+
+
+def test_a_peer_is_differentiated_with_the_same_upstream_gradient() -> None:
+    scene = cases.make_scene(replace(SMALL, size=8))
+    upstream = (torch.rand(1, 8, 8),)
+    peer = differentiable("peer", lambda scene: (scene.positions.sum() * torch.ones(1, 8, 8),), scene, upstream)
+    assert not peer.forward()[0].requires_grad
+    peer.step()
+    peer.step()  # gradients do not add up
+    assert torch.allclose(scene.positions.grad, upstream[0].sum().expand(scene.positions.shape))
+
+
+def test_a_row_of_a_gpu_times_only_peers_that_render_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(scene: cases.Scene, mode: str, offset: float) -> tuple[torch.Tensor]:
+        return (render_slangrast(scene, mode)[0] + offset,)
+
+    def run_once(runs: dict) -> dict[str, float]:
+        return {name: float(run() is None) for name, run in runs.items()}
+
+    def capture(step: object) -> object:
+        raise RuntimeError("a sync\nand more")
+
+    stand_ins = {"twin": partial(render, offset=1e-5), "other": partial(render, offset=0.1), "missing": None}
+    monkeypatch.setattr(cuda, "load_peer", lambda name, device: stand_ins[name])
+    monkeypatch.setitem(peers.PEERS, "silhouette", tuple(stand_ins))
+    monkeypatch.setitem(cuda.CASES, "small", SMALL)
+    monkeypatch.setattr(cases.Scene, "to", lambda scene, device: scene)
+    monkeypatch.setattr(cuda, "_describe", lambda contender: {"launches": len(contender.name)})
+    monkeypatch.setattr(cuda, "_captured", capture)
+    monkeypatch.setattr(cuda, "_alternate_events", run_once)
+    row = cuda.measure_cuda("small", "silhouette")
+    assert (row["forward_ms"], row["step_ms"], row["twin_forward_ms"], row["twin_step_ms"]) == (0.0, 1.0, 0.0, 1.0)
+    assert row["launches"] == 9 and row["twin_launches"] == 4
+    assert row["graph_left_out"] == row["twin_graph_left_out"] == "cannot be captured: a sync"
+    assert row["missing_left_out"] == "it cannot be imported" and "differs by 1.0e-01" in row["other_left_out"]
+    assert not any(name in row for name in ("other_step_ms", "missing_step_ms", "times_the_floor"))
+
+
+def test_launches_and_syncs_are_counted() -> None:
+    names = ["cudaLaunchKernel", "aten::add", "cuLaunchKernel", "cudaStreamSynchronize", "cudaMemcpyAsync"]
+    assert cuda.count_calls(names) == {"launches": 2, "host_syncs": 1}
+
+
+def test_table_of_a_gpu() -> None:
+    row = {"case": "S3", "faces": 2, "size": 4, "images": 1, "sigma": 1e-4, "mode": "color", "forward_ms": 0.5}
+    row |= {"step_ms": 1.0, "graph_ms": 0.25, "times_the_floor": 31.25, "launches": 8, "host_syncs": 2}
+    row |= {"peak_growth_mib": 3.0, "memory_bar_mib": 4.0, "gendr_left_out": "it cannot be imported"}
+    row |= {"softras_step_ms": 12.0, "softras_largest_difference": 0.1, "softras_mean_difference": 1e-4}
+    text = tables.cuda_table({"machine": {**MACHINE, "gpu": "GPU", "cuda": "13.0"}, "rows": [row]})
+    assert "| S3: 2 faces, 4² | color | 0.500 | 1.00 | 0.250 | 31.2 | 8 | 2 | 3.0 (4.0) |" in text
+    assert "| 12.0×" in text and "gendr was left out, it cannot be imported" in text and "GPU (CUDA 13.0)" in text
+
+
+def test_what_ptxas_says_is_read() -> None:
+    said = """ptxas info    : Compiling entry function '_Z17__kernel__project16DiffTensorView_0S_ii' for 'sm_90'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 21 registers, used 0 barriers
+ptxas info    : Compiling entry function '__kernel__project_bwd_diff' for 'sm_90'
+    40 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 168 registers, used 1 barriers, 128 bytes smem, 40 bytes cumulative stack size
+"""
+    forward, backward = registers.read_report(said)
+    assert forward == {
+        "kernel": "project", "registers": 21, "spilled_bytes": 0, "stack_bytes": 0, "shared_bytes": 0, "warps": 64
+    }  # fmt: skip
+    assert backward["kernel"] == "project.bwd"
+    assert [backward[name] for name in ("registers", "spilled_bytes", "stack_bytes", "shared_bytes", "warps")] == [
+        168, 8, 40, 128, 12
+    ]  # fmt: skip
+
+
+def test_hard_cases_make_scenes() -> None:
+    assert cases.make_scene(hard.CASES["H3"]).resolution == (2048, 2048)
