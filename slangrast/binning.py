@@ -1,7 +1,7 @@
 """Which faces may touch which tile of the image: bounds, then count, scan and fill.
 
-Nothing is ever dropped: a list is as long as it must be, or else its tile goes through all faces. On the CPU faces stand
-in a list in the order of their indices, whatever the threads do, so that sums over them repeat bit for bit.
+Nothing is ever dropped: a list is as long as it must be, or else its tile goes through all faces. On the CPU faces
+stand in a list in the order of their indices, whatever the threads do, so that sums over them repeat bit for bit.
 """
 
 from __future__ import annotations

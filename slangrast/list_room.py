@@ -15,9 +15,9 @@ _LAST_TOTALS: OrderedDict[Hashable, torch.Tensor] = OrderedDict()  # in pinned m
 def room_for(total: torch.Tensor, scene: Hashable) -> int:
     """A number of entries to allocate for lists that have `total` of them.
 
-    On the CPU it is the total. On CUDA the first call for a `scene`, which may be anything that tells its shape, waits for
-    the total. Later calls go by that of a call before, which arrives while the device works on, and add a quarter: the
-    lists may not fit in, and whoever reads them must do without those that do not.
+    On the CPU it is the total. On CUDA the first call for a `scene`, which may be anything that tells its shape, waits
+    for the total. Later calls go by that of a call before, which arrives while the device works on, and add a quarter:
+    some lists may not fit in then, and whoever reads them must do without.
     """
     if total.device.type == "cpu":
         return int(total)

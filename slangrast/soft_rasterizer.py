@@ -437,7 +437,7 @@ _MOST_PARTS = 16
 
 
 def _parts(module: Module, image: torch.Tensor) -> int:
-    """How many parts of an image have gradients of their own: enough for all threads, where a thread takes a part whole."""
+    """How many parts of an image have gradients of their own: enough for all threads, where one takes a part whole."""
     if patch_of(module) == 1:
         return 1
     threads = torch.get_num_threads()

@@ -66,7 +66,8 @@ def test_the_package_is_used_where_there_is_nothing_else(
     assert host_compiler().is_zig
     assert run_one_line().abs().max() < 1e-6
     builds = [line for line in stand_in.read_text().splitlines() if "-shared" in line]
-    assert len(builds) == 1 or len(builds) == 2  # the kernel, and the thread pool where no test has loaded it
+    # The kernel; the thread pool and the packing of arguments where no test has loaded them.
+    assert 1 <= len(builds) <= 3
     for line in builds:
         assert f"global={tmp_path}/cache/zig " in line  # kept, though a home may be read-only
         assert f"local={tmp_path}/cache/building/" in line  # not kept

@@ -114,8 +114,8 @@ def test_smallest(device: str, dtype: torch.dtype) -> None:
 
 @on_every_engine
 def test_offset_from_segment(device: str, dtype: torch.dtype) -> None:
-    """As a function of all its arguments: the squared length's inverse need not be that of the edge. Of its derivative only
-    that of its length counts, which the distances below have."""
+    """As a function of all its arguments: the squared length's inverse need not be that of the edge. Of its derivative
+    only that of its length counts, which the distances below have."""
 
     def reference(rows: Tensor) -> Tensor:
         from_start, edge = rows[:, :2] - rows[:, 2:4], rows[:, 4:6]
