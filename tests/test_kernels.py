@@ -23,8 +23,8 @@ SHADERS = sorted(shader_folder().glob("*.slang"))
 KERNEL_FILES = [path.stem for path in SHADERS if "CUDAKernel" in path.read_text()]
 
 # For each kernel: its independent reference in tests/references, and the tests that compare it with that, themselves or
-# through tests/comparison.py or tests/hard_path.py. Projection and binning have no result of their own: the whole image is
-# the judge.
+# through tests/comparison.py or tests/hard_path.py. Projection and binning have no result of their own: the whole image
+# is the judge.
 KERNELS = {
     "project": ("soft_rasterize", "test_soft_rasterizer_gradients.py"),
     "find_extents": ("soft_rasterize", "test_soft_rasterizer.py"),
