@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -391,9 +391,9 @@ class _SoftRasterize(torch.autograd.Function):
         # Of outputs autograd saves copies of its own kind, which take longer to make than these.
         ctx.save_for_backward(positions, *inputs, *(output.detach() for output in outputs), *fixed, *tensors)
         ctx.module, ctx.limits, ctx.projection = module, limits, projection
-        one_part = (screen.unsqueeze(1), attributes.unsqueeze(1), parameters, background)
         tiles, own = _tiles(silhouette), _arguments(module, tensors)
-        _launch(module.soft_rasterize, patch_of(module), tiles, one_part, outputs, fixed, limits, own)
+        given = (*_one_part(inputs), background)
+        _launch(module.soft_rasterize, patch_of(module), tiles, given, outputs, fixed, limits, own)
         return outputs
 
     @staticmethod
@@ -404,21 +404,23 @@ class _SoftRasterize(torch.autograd.Function):
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
         grad_background = torch.empty_like(inputs[3], memory_format=torch.contiguous_format)
         parts = _parts(ctx.module, outputs[1])
-        spread = [tensor.unsqueeze(1).expand(-1, parts, *tensor.shape[1:]) for tensor in inputs[:3]]
+        spread = inputs[:3]
+        if parts > 1:
+            spread = [tensor.unsqueeze(1).expand(-1, parts, *tensor.shape[1:]) for tensor in spread]
         sums = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in spread]
-        values = (*spread[:2], spread[2].flatten(0, 1), inputs[3])
+        one_or_more = _one_part if parts == 1 else _several_parts
         _launch(
             ctx.module.soft_rasterize.bwd,
             patch := patch_of(ctx.module),
             parts if patch > 1 else _tiles(outputs[1]),
-            tuple(zip(values, (*sums[:2], sums[2].flatten(0, 1), grad_background), strict=True)),
+            (*zip(one_or_more(spread), one_or_more(sums), strict=True), (inputs[3], grad_background)),
             tuple(zip(outputs, grad_outputs, strict=True)),
             fixed,
             ctx.limits,
             _arguments(ctx.module, tensors, grads),
         )
         needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[10:])
-        grads = [*(one.sum(1) if parts > 1 else one[:, 0] for one in sums), grad_background, *grads]
+        grads = [*(one.sum(1) if parts > 1 else one for one in sums), grad_background, *grads]
         if needed[0]:
             grads[0] = ctx.projection.reverse(positions, grads[0])
         wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
@@ -430,6 +432,18 @@ class _SoftRasterize(torch.autograd.Function):
 
 def _tiles(image: torch.Tensor) -> int:
     return -(-image.shape[1] // TILE) * -(-image.shape[2] // TILE)
+
+
+def _one_part(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Screen, attributes and parameters as the kernel takes them, where an image is one part."""
+    screen, attributes, parameters, *_ = tensors
+    return screen.unsqueeze(1), attributes.unsqueeze(1), parameters
+
+
+def _several_parts(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The same from tensors that have a dimension of parts already."""
+    screen, attributes, parameters = tensors
+    return screen, attributes, parameters.flatten(0, 1)
 
 
 # Gradients have the memory of so many parts at most, shared out among all images.

@@ -46,6 +46,32 @@ def test_batches_equal_single_images() -> None:
         assert_same(sr.SoftImage(*(part[n : n + 1] for part in whole)), alone, 1e-6)
 
 
+def test_steps_repeat_bit_for_bit() -> None:
+    """Threads take tiles and parts of images as they come; what is added up in which order does not follow them."""
+    soup = single(scenes.soup(300))
+    threads = torch.get_num_threads()
+
+    def step() -> list[Tensor]:
+        positions = soup.positions.expand(2, -1, -1).clone().requires_grad_()
+        attributes = soup.attributes.clone().requires_grad_()
+        sigma = torch.tensor(1e-2, requires_grad=True)
+        image = sr.soft_rasterize(positions, soup.triangles, attributes, soup.resolution, **{**TAME, "sigma": sigma})
+        (image.color.square().sum() + image.silhouette.sum()).backward()
+        return [image.color, image.silhouette, positions.grad, attributes.grad, sigma.grad]
+
+    try:
+        torch.set_num_threads(3)
+        first = step()
+        for _ in range(10):
+            for one, other in zip(step(), first, strict=True):
+                assert torch.equal(one, other)
+        torch.set_num_threads(1)
+        for one, other in zip(step(), first, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_one_mesh_in_several_colours() -> None:
     soup = single(scenes.soup(25))
     attributes = torch.stack([soup.attributes, 1 - soup.attributes])

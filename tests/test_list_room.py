@@ -1,0 +1,98 @@
+"""Lists of tiles whose room was guessed: what does not fit in is drawn all the same."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+import slangrast as sr
+from slangrast import binning, list_room
+from tests import scenes
+from tests.comparison import TAME, single
+
+SHARES = [0.0, 0.3, 0.8]  # of the room that lists need
+
+
+def give_room(monkeypatch: pytest.MonkeyPatch, share: float) -> list[int]:
+    """The numbers of entries that lists are found to need from now on."""
+    needed: list[int] = []
+
+    def room_for(total: torch.Tensor, scene: object) -> int:
+        needed.append(int(total))
+        return int(share * needed[-1])
+
+    monkeypatch.setattr(binning, "room_for", room_for)
+    monkeypatch.setattr(sys.modules["slangrast.rasterize"], "room_for", room_for)
+    return needed
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_soft_images_and_gradients_do_not_depend_on_the_room(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    soup = single(scenes.soup(400))
+
+    def step() -> list[torch.Tensor]:
+        positions = soup.positions.clone().requires_grad_()
+        image = sr.soft_rasterize(positions, soup.triangles, soup.attributes, soup.resolution, **TAME)
+        (image.color.square().sum() + image.silhouette.sum() + image.depth.sum()).backward()
+        return [image.color, image.silhouette, image.depth, positions.grad]
+
+    expected = step()
+    needed = give_room(monkeypatch, share)
+    for one, other in zip(step(), expected, strict=True):
+        assert torch.equal(one, other)
+    assert needed and needed[0] > 0
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_hard_images_do_not_depend_on_the_room(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    soup = single(scenes.soup(400))
+    ranges = torch.tensor([[0, 60], [60, 340]], dtype=torch.int32)
+    expected = sr.rasterize(soup.positions, soup.triangles, soup.resolution, ranges=ranges)
+    needed = give_room(monkeypatch, share)
+    found = sr.rasterize(soup.positions, soup.triangles, soup.resolution, ranges=ranges)
+    assert needed and needed[0] > 0
+    assert torch.equal(found.triangle_id, expected.triangle_id) and (found.triangle_id >= 60).any()
+    assert torch.equal(sr.peel(found).triangle_id, sr.peel(expected).triangle_id)
+
+
+def test_on_the_cpu_lists_have_the_room_they_need() -> None:
+    assert list_room.room_for(torch.tensor(12345), "scene") == 12345
+
+
+@pytest.mark.cuda
+def test_on_cuda_a_step_waits_for_no_number() -> None:
+    """After the first step of a scene: what waits for the device is an error here. A graph of the step then replays."""
+    soup = single(scenes.soup(400))
+    positions = soup.positions.cuda().requires_grad_()
+    triangles, attributes = soup.triangles.cuda(), soup.attributes.cuda()
+
+    def step() -> list[torch.Tensor]:
+        positions.grad = None
+        image = sr.soft_rasterize(positions, triangles, attributes, soup.resolution, **TAME)
+        geometry = sr.rasterize(positions, triangles, soup.resolution)
+        color = sr.interpolate(geometry, attributes)
+        (image.color.square().sum() + image.silhouette.sum() + color.square().sum()).backward()
+        return [image.color.detach(), image.silhouette.detach(), color.detach(), positions.grad]
+
+    expected = [one.clone() for one in step()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    torch.cuda.synchronize()
+    for one, other in zip(captured, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
