@@ -55,8 +55,9 @@ def edge_rings_of(name: str, triangles: Tensor, positions: Tensor, by_position: 
 def first_at_each_position(positions: Tensor) -> Tensor:
     """[V] int64: for each vertex of [M, V, 4], the lowest index of those that are equal to it in every image."""
     rows = positions.transpose(0, 1).flatten(1) + 0.0  # of the two zeros one
-    bits = rows.view(torch.int64 if rows.dtype == torch.float64 else torch.int32).long()
-    # To sort by one number, a random sum of each row's bits, takes a fraction of the time of sorting rows.
+    # To sort by one number, a random sum of each row's bits, takes a fraction of the time of sorting rows. The bits are
+    # taken 32 at a time: products of numbers that differ in their highest bits alone would overflow to the same.
+    bits = rows.view(torch.int32).long()
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator).to(bits.device)
     order = (bits * weights).sum(1).argsort(stable=True)

@@ -108,6 +108,9 @@ def soft_rasterize(
         perspective_correct: interpolate attributes in space rather than on the screen.
         cull_backfaces: drop faces whose vertices run clockwise on the screen.
         cutoff: coverage below which a fragment is dropped, in (0, 0.5]. It bounds how far a face reaches.
+            There its colour ends in a step, which gradients do not see: cutoff / (cutoff + exp(-dz / gamma)) of the
+            difference to what lies behind it, by dz in score. Where gamma is small that can be all of it: lower the
+            cutoff, or raise gamma.
 
     Returns:
         A `SoftImage` of color [N, H, W, C], silhouette [N, H, W] and depth [N, H, W].
@@ -118,7 +121,7 @@ def soft_rasterize(
         FileNotFoundError, ShaderError: a formula's file is not there, does not compile, or has no such struct.
 
     Faces that have a vertex at or behind the eye (w <= 0), a coordinate that is not finite, or no area are dropped, and
-    send no gradient. So do fragments below `cutoff`: the image has a step of that height at a face's reach.
+    send no gradient. So do fragments below `cutoff`: at a face's reach the silhouette has a step of that height.
     """
     name = "soft_rasterize"
     scene = check_scene(name, positions, triangles, resolution)

@@ -250,3 +250,29 @@ BRANCHES = [
     soup,
     sphere,
 ]
+
+
+# Around the eye, which the hard path alone draws
+
+
+def soup_of_both_signs(faces: int = 30, resolution: tuple[int, int] = (37, 53), seed: int = 0) -> Scene:
+    """Faces whose vertices lie before and behind the eye, through which many of them pass; none nearly edge-on."""
+    numbers = torch.Generator().manual_seed(seed)
+    corners = torch.randn(40 * faces, 3, 4, generator=numbers, dtype=torch.float64)
+    corners[..., 3] += 0.4
+    corners[..., 2] *= 0.5
+    volume = torch.linalg.det(torch.nn.functional.normalize(corners[..., [0, 1, 3]], dim=-1)).abs()
+    signs = (corners[..., 3] > 0).sum(1)
+    # As many with one and two vertices before the eye as with three.
+    chosen = torch.cat([corners[(volume > 0.3) & (signs == k)][: faces // 3] for k in (1, 2, 3)])
+    assert len(chosen) == faces // 3 * 3
+    positions = chosen.reshape(-1, 4)
+    return Scene(positions, torch.arange(len(positions)).reshape(-1, 3), colours(len(positions)), resolution)
+
+
+def across_the_near_plane() -> Scene:
+    """A floor that begins behind the eye, and ends beyond the far plane."""
+    # View space, the camera looking along -z, near plane at 0.5 and far plane at 6.
+    x, z = torch.tensor([[-3.0, -3.0, 3.0, 3.0], [4.0, -9.0, -9.0, 4.0]], dtype=torch.float64)
+    positions = torch.stack([1.2 * x, torch.full_like(x, -0.3), (-6.5 * z - 6) / 5.5, -z], dim=1)
+    return Scene(positions, torch.tensor([[0, 1, 2], [0, 2, 3]]), colours(4), (37, 53))

@@ -11,13 +11,11 @@ from torch import Tensor
 import slangrast as sr
 from tests import scenes, silhouette_motion
 from tests.comparison import cast, on_every_device, on_every_engine
+from tests.hard_path import GRADIENT_TOLERANCE, rasterize, reference, relative_error, with_neighbours
 from tests.references.antialias import edge_gradients as edge_gradients_reference
 from tests.scenes import Scene
 from tests.silhouette_motion import MOTIONS, agreement, estimated_gradient, exact_gradient
 from tests.test_antialias import SQUARE, random_image, square
-from tests.test_rasterize import across_the_near_plane, rasterize, reference, soup_of_both_signs
-
-GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def few_triangles() -> Scene:
@@ -25,7 +23,7 @@ def few_triangles() -> Scene:
 
 
 def few_around_the_eye() -> Scene:
-    return soup_of_both_signs(15, (19, 31), seed=4)
+    return scenes.soup_of_both_signs(15, (19, 31), seed=4)
 
 
 SCENES = [
@@ -34,7 +32,7 @@ SCENES = [
     scenes.no_faces,
     few_triangles,
     few_around_the_eye,
-    across_the_near_plane,
+    scenes.across_the_near_plane,
 ]
 
 
@@ -48,7 +46,7 @@ def test_scene(scene: Callable[[], Scene], device: str, dtype: torch.dtype) -> N
     image, grad = random_image(one.resolution), torch.randn(1, *one.resolution, 3, dtype=torch.float64)
     # Where something is decided within rounding, in a pixel or its neighbour, there is no difference of colours.
     doubtful = edge_gradients_reference(image[0], grad[0], exact.positions, exact.triangles, seen.triangle_id).doubtful
-    doubtful = torch.nn.functional.max_pool2d((doubtful | seen.doubtful)[None].double(), 3, 1, 1)[0] > 0
+    doubtful = with_neighbours(doubtful | seen.doubtful)
     assert doubtful.double().mean() < 0.06
     image[0, doubtful] = 0.5
     expected = edge_gradients_reference(image[0], grad[0], exact.positions, exact.triangles, seen.triangle_id)
@@ -61,8 +59,7 @@ def test_scene(scene: Callable[[], Scene], device: str, dtype: torch.dtype) -> N
     gradients = torch.autograd.grad((found * grad.to(found)).sum(), (one.positions, given))
     assert torch.equal(gradients[1], grad.to(found))
     assert gradients[0].dtype == dtype and gradients[0].isfinite().all()
-    error = (gradients[0].cpu().double() - expected.positions).norm() / expected.positions.norm().clamp(min=1e-3)
-    assert error <= GRADIENT_TOLERANCE[dtype]
+    assert relative_error(gradients[0], expected.positions) <= GRADIENT_TOLERANCE[dtype]
 
 
 # Against the exact image

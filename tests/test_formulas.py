@@ -145,6 +145,16 @@ def test_shipped_fragment_shader(name: str, dtype: torch.dtype) -> None:
         assert largest_error(one, other) < 10 * precision and other.abs().max() > 0
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")], ids=str)
+def test_a_texture_has_no_colour_where_uv_is_broken(broken: float) -> None:
+    uv, parameters, _ = SHIPPED["textured"]
+    uv = uv[""].clone()
+    uv[0] = broken
+    shader = Formula("textured", **parameters)
+    color = sr.soft_rasterize(positions(), TRIANGLES, uv, SIZE, fragment=shader, **TAME).color
+    assert color.isnan().any()
+
+
 def test_short_normals_have_true_gradients() -> None:
     """The gradient to a normal of length 1e-6 is a million times that to one of length 1."""
     normal = lit()["normal"]

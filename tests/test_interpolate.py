@@ -11,27 +11,21 @@ from torch import Tensor
 import slangrast as sr
 from tests import scenes
 from tests.comparison import cast, on_every_device, on_every_engine
+from tests.hard_path import GRADIENT_TOLERANCE, VALUE_TOLERANCE, rasterize, reference, relative_error
 from tests.references.interpolate import interpolate as interpolate_reference
 from tests.scenes import Scene
-from tests.test_rasterize import rasterize, reference, soup_of_both_signs
 
-VALUE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
-GRADIENT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 SCENES = [
     scenes.pixel_inside,
     scenes.strong_perspective,
     scenes.soup,
     scenes.sphere,
-    soup_of_both_signs,
+    scenes.soup_of_both_signs,
 ]
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return ((found.detach().cpu().double() - expected).norm() / expected.norm().clamp(min=1e-3)).item()
 
 
 def leaves(one: Scene) -> tuple[Scene, list[Tensor]]:

@@ -23,7 +23,8 @@ SHADERS = sorted(shader_folder().glob("*.slang"))
 KERNEL_FILES = [path.stem for path in SHADERS if "CUDAKernel" in path.read_text()]
 
 # For each kernel: its independent reference in tests/references, and the tests that compare it with that, themselves or
-# through tests/comparison.py. Projection and binning have no result of their own: the whole image is the judge.
+# through tests/comparison.py or tests/hard_path.py. Projection and binning have no result of their own: the whole image
+# is the judge.
 KERNELS = {
     "project": ("soft_rasterize", "test_soft_rasterizer_gradients.py"),
     "find_extents": ("soft_rasterize", "test_soft_rasterizer.py"),
@@ -94,8 +95,8 @@ def test_every_kernel_is_launched_and_has_a_reference_and_a_test(kernel: str) ->
     reference, test = KERNELS[kernel]
     text = (REPOSITORY / "tests" / test).read_text()
     assert re.search(r"from tests\.comparison import", text)
-    comparison = (REPOSITORY / "tests" / "comparison.py").read_text() + text
-    assert re.search(rf"from tests\.references\.\w+ import .*\b{reference}\b", comparison)
+    shared = "".join((REPOSITORY / "tests" / name).read_text() for name in ("comparison.py", "hard_path.py"))
+    assert re.search(rf"from tests\.references\.\w+ import .*\b{reference}\b", shared + text)
     package = "".join(path.read_text() for path in (REPOSITORY / "slangrast").glob("*.py"))
     assert re.search(rf"module[^\n]*\.{kernel}\b", package)
 

@@ -13,39 +13,13 @@ from torch import Tensor
 import slangrast as sr
 from tests import scenes
 from tests.comparison import cast, in_both_precisions, on_every_device, on_every_engine
+from tests.hard_path import FIELDS, VALUE_TOLERANCE, rasterize, reference
 from tests.references.rasterize import Geometry
-from tests.references.rasterize import rasterize as rasterize_reference
 from tests.scenes import Scene
-
-FIELDS = ("barycentrics", "depth", "inverse_w", "barycentric_derivatives")
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def soup_of_both_signs(faces: int = 30, resolution: tuple[int, int] = (37, 53), seed: int = 0) -> Scene:
-    """Faces whose vertices lie before and behind the eye, through which many of them pass; none nearly edge-on."""
-    numbers = generator(seed)
-    corners = torch.randn(40 * faces, 3, 4, generator=numbers, dtype=torch.float64)
-    corners[..., 3] += 0.4
-    corners[..., 2] *= 0.5
-    volume = torch.linalg.det(torch.nn.functional.normalize(corners[..., [0, 1, 3]], dim=-1)).abs()
-    signs = (corners[..., 3] > 0).sum(1)
-    # As many with one and two vertices before the eye as with three.
-    chosen = torch.cat([corners[(volume > 0.3) & (signs == k)][: faces // 3] for k in (1, 2, 3)])
-    assert len(chosen) == faces // 3 * 3
-    positions = chosen.reshape(-1, 4)
-    return Scene(positions, torch.arange(len(positions)).reshape(-1, 3), scenes.colours(len(positions)), resolution)
-
-
-def across_the_near_plane() -> Scene:
-    """A floor that begins behind the eye, and ends beyond the far plane."""
-    # View space, the camera looking along -z, near plane at 0.5 and far plane at 6.
-    x, z = torch.tensor([[-3.0, -3.0, 3.0, 3.0], [4.0, -9.0, -9.0, 4.0]], dtype=torch.float64)
-    positions = torch.stack([1.2 * x, torch.full_like(x, -0.3), (-6.5 * z - 6) / 5.5, -z], dim=1)
-    return Scene(positions, torch.tensor([[0, 1, 2], [0, 2, 3]]), scenes.colours(4), (37, 53))
 
 
 SCENES = [
@@ -60,7 +34,7 @@ SCENES = [
     scenes.strong_perspective,
     scenes.soup,
     scenes.sphere,
-    soup_of_both_signs,
+    scenes.soup_of_both_signs,
 ]
 
 
@@ -75,14 +49,6 @@ def assert_agrees(found: sr.GeometryBuffer, expected: Geometry, tolerance: float
         assert not error.numel() or error.max() <= tolerance, f"{name}: error {error.max():.2e}"
 
 
-def rasterize(one: Scene, **options) -> sr.GeometryBuffer:
-    return sr.rasterize(one.positions, one.triangles, one.resolution, **options)
-
-
-def reference(one: Scene, **options) -> Geometry:
-    return rasterize_reference(one.positions.cpu().double(), one.triangles.cpu(), one.resolution, **options)
-
-
 # Against the reference
 
 
@@ -91,7 +57,7 @@ def reference(one: Scene, **options) -> Geometry:
 def test_scene(scene: Callable[[], Scene], device: str, dtype: torch.dtype) -> None:
     one = cast(scene(), device, dtype)
     found, expected = rasterize(one), reference(one)
-    assert_agrees(found, expected, TOLERANCE[dtype])
+    assert_agrees(found, expected, VALUE_TOLERANCE[dtype])
     assert found.triangle_id.dtype == torch.int32 and found.depth.dtype == dtype
     assert torch.equal(found.mask, found.triangle_id >= 0)
     for name in FIELDS:
@@ -101,16 +67,16 @@ def test_scene(scene: Callable[[], Scene], device: str, dtype: torch.dtype) -> N
 @on_every_device
 @pytest.mark.parametrize("seed", range(4))
 def test_faces_through_the_eye(seed: int, device: str) -> None:
-    one = cast(soup_of_both_signs(60, (41, 29), 100 + seed), device)
+    one = cast(scenes.soup_of_both_signs(60, (41, 29), 100 + seed), device)
     found = rasterize(one)
-    assert_agrees(found, reference(one), TOLERANCE[torch.float32])
+    assert_agrees(found, reference(one), VALUE_TOLERANCE[torch.float32])
     signs = (one.positions[..., 3] > 0)[one.triangles].sum(1)[found.triangle_id[found.mask].long()]
     assert {1, 2, 3} <= set(signs.tolist()), "faces of every kind are seen"
 
 
 @on_every_device
 def test_a_floor_is_cut_by_the_near_and_far_planes(device: str) -> None:
-    one = cast(across_the_near_plane(), device)
+    one = cast(scenes.across_the_near_plane(), device)
     found = rasterize(one)
     assert_agrees(found, reference(one), 3e-5)
     columns = found.mask[0, :, 26].long()
@@ -361,7 +327,7 @@ def test_layers(device: str) -> None:
     one = cast(scenes.soup(25, (19, 23)), device)
     found, expected = rasterize(one), reference(one)
     for _ in range(3):
-        assert_agrees(found, expected, TOLERANCE[torch.float32])
+        assert_agrees(found, expected, VALUE_TOLERANCE[torch.float32])
         assert found.mask.any()
         found, expected = sr.peel(found), reference(one, behind=expected)
 

@@ -11,10 +11,9 @@ from torch import Tensor
 import slangrast as sr
 from tests import scenes
 from tests.comparison import cast, on_every_device, on_every_engine
+from tests.hard_path import FIELDS, GRADIENT_TOLERANCE, before_and_around_the_eye, rasterize, reference
 from tests.scenes import Scene
-from tests.test_rasterize import FIELDS, across_the_near_plane, rasterize, reference, soup_of_both_signs
 
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 SCENES = [
     scenes.pixel_inside,
     scenes.clockwise,
@@ -24,8 +23,8 @@ SCENES = [
     scenes.strong_perspective,
     scenes.soup,
     scenes.sphere,
-    soup_of_both_signs,
-    across_the_near_plane,
+    scenes.soup_of_both_signs,
+    scenes.across_the_near_plane,
 ]
 
 
@@ -54,13 +53,11 @@ def test_scene(scene: Callable[[], Scene], device: str, dtype: torch.dtype) -> N
         theirs = gradient([getattr(expected, name) for name in names], exact.positions, sure)
         assert ours.dtype == dtype and ours.shape == one.positions.shape and ours.isfinite().all()
         error = (ours.cpu().double() - theirs).norm() / theirs.norm()
-        assert error <= TOLERANCE[dtype], f"{names}: error {error:.2e}"
+        assert error <= GRADIENT_TOLERANCE[dtype], f"{names}: error {error:.2e}"
         assert (theirs[:, 2].abs().max() > 0) == ("depth" in names), "z moves the depth alone"
 
 
-@pytest.mark.parametrize(
-    "scene", [scenes.three_faces, lambda: soup_of_both_signs(9, (5, 6), 5)], ids=["before", "around"]
-)
+@before_and_around_the_eye
 def test_finite_differences(scene: Callable[[], Scene]) -> None:
     """Every output by every coordinate, of faces before the eye and around it."""
     one = scene()

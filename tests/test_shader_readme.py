@@ -95,5 +95,5 @@ def test_every_shipped_formula_is_in_the_readme(kind: str) -> None:
 
 
 def test_every_shader_is_in_the_readme() -> None:
-    internal = {"tensors", "formulas", "describe_formula", "special_functions"}
+    internal = {"tensors", "clip_faces", "formulas", "describe_formula", "special_functions"}
     assert all(file.name in README for file in shader_folder().glob("*.slang") if file.stem not in internal)

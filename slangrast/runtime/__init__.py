@@ -1,8 +1,9 @@
 """Slang modules from Python: compile, launch and differentiate kernels on the CPU and on CUDA."""
 
 from .errors import Diagnostic, KernelError, ShaderError
+from .launch import Launchable
 from .layout import DiffTensorView
-from .module import Kernel, Launchable, Module, load_module
+from .module import Kernel, Module, load_module
 from .watch import Watch, watch
 
 __all__ = [

@@ -18,7 +18,7 @@ from .checked_launch import CheckedLaunch
 from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
-from .layout import ArrayType, DiffTensorType, PackContext, StructType
+from .layout import PackContext, layout_checks
 from .packing import Packer
 from .request import BuildRequest
 from .sanitizers import require_runtime, sanitizer_of_environment
@@ -180,34 +180,10 @@ def _host_text(program: str, families: dict[str, KernelFamily], request: BuildRe
         "#define float double" if request.float64 else "",
         program,
         '#line 1 "slangrast-entry-points"',
-        *_layout_checks(entries),
+        *layout_checks((argument.c_type, argument.type) for entry in entries for argument in entry.arguments),
         *map(_entry_point, entries),
     ]
     return "\n".join(parts) + "\n"
-
-
-def _layout_checks(entries: list[KernelSignature]) -> list[str]:
-    """Let the compiler confirm the layout that Python packs by: a silent disagreement would be a wrong number."""
-    checks: dict[str, None] = {}
-
-    def visit(type_: Any) -> None:
-        if isinstance(type_, ArrayType):
-            visit(type_.element)
-        elif isinstance(type_, DiffTensorType):
-            checks[f'static_assert(sizeof({type_.c_name}) == {type_.size}, "layout of {type_.c_name}");'] = None
-        elif isinstance(type_, StructType):
-            checks[f'static_assert(sizeof({type_.c_name}) == {type_.size}, "layout of {type_.c_name}");'] = None
-            for field in type_.fields:
-                place = f"offsetof({type_.c_name}, {field.c_name}) == {field.offset}"
-                checks[f'static_assert({place}, "layout of {type_.c_name}.{field.name}");'] = None
-                visit(field.type)
-
-    for entry in entries:
-        for argument in entry.arguments:
-            visit(argument.type)
-            size = f"sizeof({argument.c_type}) == {argument.type.size}"
-            checks[f'static_assert({size}, "size of argument {argument.name}");'] = None
-    return list(checks)
 
 
 def _entry_point(entry: KernelSignature) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-import operator
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -17,36 +14,12 @@ import torch
 
 from .cache import same_contents
 from .errors import ShaderError
-from .layout import ArgumentError, DiffTensorType, DiffTensorView, StructType, TensorType
+from .launch import Launchable, block_and_grid
+from .layout import ArgumentError, DiffTensorView, StructType
 from .request import ENGINES, BuildRequest
-from .shader_paths import shader_folder
+from .shader_paths import find_shader, shader_folder
 from .signature import KernelFamily, KernelSignature
 from .steady import between_ops
-
-_MAX_THREADS_PER_BLOCK = 1024
-# What CUDA can launch, in x, y and z. The CPU could do more, but then a kernel that runs here would fail there.
-_MAX_BLOCK = (1024, 1024, 64)
-_MAX_GRID = (2**31 - 1, 65535, 65535)
-
-
-class Launchable:
-    """A kernel with its arguments, ready to run. Nothing runs until `launchRaw` or `Module.launch`."""
-
-    def __init__(self, build: Any, entry: KernelSignature, packed: Any) -> None:
-        self._build, self._entry, self._packed = build, entry, packed
-
-    def launchRaw(self, blockSize: Sequence[int], gridSize: Sequence[int]) -> None:
-        """Run on `gridSize` blocks of `blockSize` threads, each a tuple of three integers (x, y, z).
-
-        Raises:
-            ValueError: a size is not three positive integers (a grid may be 0), or is more than CUDA can launch: a
-                block of 1024 threads and (1024, 1024, 64), a grid of (2147483647, 65535, 65535).
-        """
-        block, grid = _size(blockSize, "blockSize", 1, _MAX_BLOCK), _size(gridSize, "gridSize", 0, _MAX_GRID)
-        if math.prod(block) > _MAX_THREADS_PER_BLOCK:
-            raise ValueError(f"launchRaw: a block has at most {_MAX_THREADS_PER_BLOCK} threads, got blockSize {block}")
-        if math.prod(grid) > 0:
-            self._build.launch(self._entry, self._packed, block, grid)
 
 
 class Kernel:
@@ -177,13 +150,7 @@ class Module:
 
         Threads beyond `over` run too, where it is no multiple of the block: kernels test their index.
         """
-        if type(over) is tuple and {*map(type, over)} == {int} and len(over) <= 3 and min(over) >= 0:
-            launchable.launchRaw(*_block_and_grid(*over))
-            return
-        extent = _integers(over if isinstance(over, Sequence) else (over,))
-        if extent is None or not 1 <= len(extent) <= 3 or min(extent) < 0:
-            raise ValueError(f"launch: over must be one to three integers (width, height, depth), got {over!r}")
-        launchable.launchRaw(*_block_and_grid(*extent))
+        launchable.launchRaw(*block_and_grid(over))
 
     def reload(self) -> bool:
         """Build again what changed since the module was loaded; True where anything in its import graph did.
@@ -409,18 +376,6 @@ def _in_full(request: BuildRequest) -> BuildRequest:
     return dataclasses.replace(request, quick=False)
 
 
-def find_shader(path: str | os.PathLike[str]) -> Path:
-    given = Path(path)
-    if given.is_file():
-        return given.resolve()
-    if given.suffix in ("", ".slang"):
-        shipped = shader_folder() / given.with_suffix(".slang")
-        if len(given.parts) == 1 and shipped.is_file():
-            return shipped.resolve()
-    names = sorted(shader.stem for shader in shader_folder().glob("*.slang"))
-    raise FileNotFoundError(f"load_module: no file {given}, and no shipped shader of that name; shipped are {names}")
-
-
 def _device_type(device: str | torch.device | None) -> str | None:
     try:
         device_type = None if device is None else torch.device(device).type
@@ -437,35 +392,6 @@ def _define(name: str, value: Any) -> str:
     if not isinstance(value, (bool, int, float, str)):
         raise TypeError(f"load_module: defines[{name!r}] must be a bool, int, float or str, got {value!r}")
     return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _size(size: Sequence[int], name: str, least: int, most: tuple[int, int, int]) -> tuple[int, int, int]:
-    if type(size) is tuple and len(size) == 3:  # as it is nearly always, and then not worth a loop
-        x, y, z = size
-        are_integers = type(x) is type(y) is type(z) is int
-        if are_integers and least <= x <= most[0] and least <= y <= most[1] and least <= z <= most[2]:
-            return x, y, z
-    numbers = _integers(size)
-    if numbers is None or len(numbers) != 3 or not all(least <= n <= top for n, top in zip(numbers, most, strict=True)):
-        raise ValueError(f"launchRaw: {name} must be three integers from {least} to {most}, got {size!r}")
-    return numbers[0], numbers[1], numbers[2]
-
-
-def _integers(values: Any) -> list[int] | None:
-    """The elements of a sequence, of integers of any kind; None where it is something else."""
-    try:
-        return [operator.index(value) for value in values]
-    except TypeError:
-        return None
-
-
-@functools.lru_cache(1024)
-def _block_and_grid(width: int, height: int = 1, depth: int = 1) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """256 threads, as square as the extent lets them be: a batch of one is no reason for 15 idle rows of threads."""
-    deep = min(4, _power_of_two(depth))
-    high = min(16 if deep == 1 else 8, _power_of_two(height))
-    block = (256 // (high * deep), high, deep)
-    return block, (-(-width // block[0]), -(-height // high), -(-depth // deep))
 
 
 def _device_of(values: Any) -> torch.device | None:
@@ -486,11 +412,6 @@ def _device_of(values: Any) -> torch.device | None:
     return found
 
 
-def _power_of_two(number: int) -> int:
-    """The smallest power of two that is not below `number`."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
 def _structs(families: dict[str, KernelFamily]) -> dict[str, StructType]:
     found: dict[str, StructType] = {}
 
@@ -506,6 +427,3 @@ def _structs(families: dict[str, KernelFamily]) -> dict[str, StructType]:
         for argument in family.primal.arguments:
             visit(argument.type)
     return found
-
-
-__all__ = ["DiffTensorType", "Kernel", "Launchable", "Module", "ShaderError", "TensorType", "load_module"]

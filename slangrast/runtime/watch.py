@@ -16,7 +16,8 @@ from typing import Any
 
 from .cache import digest
 from .errors import ShaderError
-from .module import Module, Reload, commit_together, find_shader, loaded_modules
+from .module import Module, Reload, commit_together, loaded_modules
+from .shader_paths import find_shader
 from .slang_compiler import slangc_path
 from .slang_service import keep_workers
 

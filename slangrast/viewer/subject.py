@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slangrast.formulas import KINDS
-from slangrast.runtime.module import find_shader
-from slangrast.runtime.shader_paths import shader_folder
+from slangrast.runtime.shader_paths import find_shader, shader_folder
 
 _STRUCT = re.compile(r"\bstruct\s+(\w+)\s*(?:<[^{>]*>)?\s*:\s*([^{]*)\{")
 
