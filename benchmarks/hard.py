@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 import slangrast as sr
 
-from .cases import CUBE_VIEW, Case, icosphere, make_scene
+from .cases import CUBE_VIEW, Case, Scene, icosphere, make_scene
+from .contenders import PEER_TOLERANCE, Images, differentiable, render_slangrast
+from .measure import admit
+from .peers import load_peer
 from .report import add_out, describe_machine, heading, in_own_process, write_report
 from .tables import memory
 from .timing import alternate, peak_growth_mib
@@ -58,22 +61,41 @@ def measure(case_name: str, threads: int) -> dict[str, Any]:
     # The best: others on the machine can only add to it.
     found |= {name: times.best for name, times in (forward | alternate({"step_ms": step})).items()}
     found["covered"] = rasterize().mask.float().mean().item()
-    return found
+    return found | _with_edges(scene, (upstream,))
+
+
+def _with_edges(scene: Scene, upstream: Images) -> dict[str, Any]:
+    """Steps with gradients at silhouettes, in turns with DRTK where it can be imported and its image agrees."""
+    ours = differentiable("edges", partial(render_slangrast, mode="edges"), scene, upstream)
+    contenders, row = [ours], {}
+    if render := load_peer("drtk", "cpu"):
+        theirs = differentiable("drtk", partial(render, mode="edges"), scene, upstream)
+        contenders += admit(theirs, ours.forward(), PEER_TOLERANCE, row)
+    times = alternate({one.name: one.step for one in contenders})
+    return row | {f"{name}_ms": one.best for name, one in times.items()}
 
 
 def table(report: dict) -> str:
     lines = [
         heading(report["machine"], "python -m benchmarks.hard"),
         "",
-        "| case | threads | rasterize ms | + interpolate ms | + backward ms | memory MiB |",
-        "|---|---|---|---|---|---|",
+        "Best runs. The last two columns are whole steps with gradients at silhouettes, taken in turns.",
+        "",
+        "| case | threads | rasterize ms | + interpolate ms | + backward ms | memory MiB | with edges ms | DRTK ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         lines.append(
             f"| {row['case']}: {row['faces']:,} faces, {row['size']}² | {row['threads']} | {row['rasterize_ms']:.2f} | "
-            f"{row['render_ms']:.2f} | {row['step_ms']:.2f} | {memory(row)} |"
+            f"{row['render_ms']:.2f} | {row['step_ms']:.2f} | {memory(row)} | {row['edges_ms']:.2f} | {_drtk(row)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _drtk(row: dict[str, Any]) -> str:
+    if "drtk_ms" in row:
+        return f"{row['drtk_ms']:.2f}"
+    return "another image" if "drtk_left_out" in row else ""
 
 
 def main() -> None:

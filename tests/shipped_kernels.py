@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import slangrast as sr
+from slangrast import binning
 from slangrast.runtime import cpu_engine
 from slangrast.runtime.cache import digest
 from slangrast.runtime.cpu_engine import CpuModule
@@ -46,6 +47,17 @@ def nearest_color() -> list[torch.Tensor]:
     return _with_gradients([image.color, image.silhouette, image.depth], [vertices, colors])
 
 
+def binned_in_steps() -> list[torch.Tensor]:
+    """A scene as small as the others, by the launches that large ones need."""
+    vertices, _ = _mesh()
+    most, binning._MOST_AT_ONCE = binning._MOST_AT_ONCE, 0
+    try:
+        image = sr.soft_silhouette(_project(vertices), _SPHERE.triangles, RESOLUTION, sigma=2e-3)
+    finally:
+        binning._MOST_AT_ONCE = most
+    return _with_gradients([image], [vertices])
+
+
 def textured() -> list[torch.Tensor]:
     """Rasterize, interpolate with derivatives, look up a texture in its mip stack, blend edges."""
     vertices, _ = _mesh()
@@ -63,7 +75,7 @@ def textured() -> list[torch.Tensor]:
 
 
 SCENES: dict[str, Callable[[], list[torch.Tensor]]] = {
-    scene.__name__: scene for scene in (soft_color, nearest_color, textured)
+    scene.__name__: scene for scene in (soft_color, nearest_color, binned_in_steps, textured)
 }
 
 _SPHERE = sr.icosphere(1)

@@ -9,7 +9,7 @@ from tests.comparison import in_both_precisions
 from tests.probes import generator, pixels_and_faces, probe
 
 ROWS = 200
-PATCH = {"TILE": 16, "PATCH": 4}  # what the shader is compiled for
+PATCH = {"TILE": 16, "PATCH": 8}  # what the shader is compiled for
 
 
 def fragment_rows(near: float, far: float, cutoff: float, sigma: float) -> Tensor:
@@ -72,17 +72,16 @@ def test_a_running_softmax_is_the_softmax(dtype: torch.dtype) -> None:
 
 @in_both_precisions
 def test_sum_of(dtype: torch.dtype) -> None:
-    rows = torch.randn(ROWS, 4, generator=generator(1), dtype=torch.float64).to(dtype)
+    rows = torch.randn(ROWS, 16, generator=generator(1), dtype=torch.float64).to(dtype)
     assert torch.allclose(probe("fragment", "sum_of", rows, 1, **PATCH)[:, 0], rows.sum(dim=1), atol=1e-5)
 
 
 @in_both_precisions
 def test_pixels_of_a_patch(dtype: torch.dtype) -> None:
-    """Row by row from its corner; the last ones of the last patch are beyond an image of 53 x 37."""
-    index = torch.arange(16)
-    rows = torch.tensor([52.0, 36.0, 53.0, 37.0]).expand(16, 4)
-    found = probe("fragment", "patch", torch.cat([rows, index[:, None]], dim=1).to(dtype), 3, **PATCH)
-    assert torch.equal(found[:, 0], (52 + index % 4).to(dtype)) and torch.equal(
-        found[:, 1], (36 + index // 4).to(dtype)
-    )
-    assert torch.equal(found[:, 2] > 0, index == 0)
+    """Block by block of 4 x 4 from its corner; the last patch reaches beyond an image of 53 x 37."""
+    pixels = [(4 * (block % 2) + x, 4 * (block // 2) + y) for block in range(4) for y in range(4) for x in range(4)]
+    rows = torch.tensor([48.0, 32.0, 53.0, 37.0]).expand(64, 4)
+    index = torch.arange(64)[:, None]
+    found = probe("fragment", "patch", torch.cat([rows, index], dim=1).to(dtype), 3, **PATCH)
+    assert [(x - 48, y - 32) for x, y in found[:, :2].tolist()] == pixels
+    assert (found[:, 2] > 0).tolist() == [x < 5 and y < 5 for x, y in pixels]

@@ -49,8 +49,8 @@ def defines(variant: dict) -> dict:
         "SILHOUETTE": SILHOUETTES[variant["silhouette"]].struct,
         "KEEPS_NEAREST": variant["aggregation"] == "hard",
         "KEEPS_LARGEST": variant["silhouette"] == "max",
-        "CHANNELS": 0,
-        "WITH_COLOR": False,  # of the kernel, which is compiled along: the least of it
+        "CHANNELS": 1,  # of the kernel, which is compiled along: the least of it
+        "WITH_COLOR": True,
         "VIEW_DEPTH": variant["depth"] == "view",
         "PERSPECTIVE_CORRECT": variant["perspective_correct"],
         "TILE": 16,
