@@ -247,6 +247,12 @@ def test_a_shipped_formula_that_is_wrong_is_a_problem(monkeypatch: pytest.Monkey
     assert report.text().endswith("do not trust its gradients.")
 
 
+def test_a_warp_of_another_size_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_lanes", lambda module, device: 7)
+    (finding,) = engines.try_engine("cpu", "float32")
+    assert (finding.status, finding.text) == (PROBLEM, "gives wrong numbers: a warp of 7 lanes, not 1")
+
+
 # Checks that do not come back.
 
 

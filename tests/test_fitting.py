@@ -174,6 +174,7 @@ def test_nothing_of_a_result_drags_a_graph_along(images: Tensor, cameras: Camera
     early = changed(QUICK, learning_rate=0.3, final_learning_rate=3.0)  # the best mesh is not the last
     result = fit(images, cameras, template=small_sphere(), with_colors=True, settings=early,
                  on_progress=lambda progress: seen.append(progress.mesh()))  # fmt: skip
+    assert seen
     for mesh in (result.mesh, *seen):
         assert not mesh.vertices.requires_grad
         assert mesh.vertex_colors is not None and not mesh.vertex_colors.requires_grad

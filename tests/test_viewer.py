@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import os
@@ -12,10 +13,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ import slangrast as sr
 from slangrast.viewer import pictures
 from slangrast.viewer.scene import Scene
 from slangrast.viewer.server import make_server
-from slangrast.viewer.session import Session
+from slangrast.viewer.session import Session, _shown
 from slangrast.viewer.subject import find_subject
 
 REPOSITORY = Path(__file__).parent.parent
@@ -328,6 +331,37 @@ def test_values_of_sliders(scene: Scene) -> None:
         with pytest.raises(ValueError, match="gamma must be a finite number, got"):
             session.set_values({"sigma": 3.0, "gamma": value})
     assert session._values["sigma"] == 1.0  # all or none
+
+
+def state_where(session: Session, holds: Callable[[dict], bool]) -> dict:
+    """The first state, from the present one on, of which that holds."""
+    number = -1
+    ended = time.monotonic() + MILLISECONDS / 1000
+    while time.monotonic() < ended:
+        number, text = session.next_state(number, 1.0)
+        state = json.loads(text)
+        if holds(state):
+            return state
+    raise TimeoutError(text[:1000])
+
+
+def test_an_error_stays_beside_what_the_last_good_build_renders(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = SimpleNamespace(error=sr.ShaderError("it does not compile"), stop=lambda: None)
+    monkeypatch.setattr("slangrast.viewer.session.watch", lambda *arguments, **callbacks: watch)
+    with Session(scene) as session:
+        first = state_where(session, lambda state: "pictures" in state)
+        assert first["error"]["summary"] == "it does not compile"
+        watch.error = None
+        session.set_values({"azimuth": 77.0})
+        assert state_where(session, lambda state: state["error"] is None)["pictures"] != first["pictures"]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_has_a_word_in_json(scene: Scene, loss: float) -> None:
+    sliders = scene.sliders()
+    values = {slider.name: slider.value for slider in sliders}
+    shown = _shown(dataclasses.replace(scene.render(values), loss=loss), sliders, values)
+    assert json.loads(json.dumps(shown, allow_nan=False))["loss"] is None
 
 
 def test_sliders_of_vectors_and_what_cannot_be_slid(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ def try_engine(engine: str, precision: str) -> list[Finding]:
     except (ShaderError, ImportError, OSError, RuntimeError, ValueError, TypeError) as problem:
         text = problem.summary if isinstance(problem, ShaderError) else str(problem)
         return [Finding(ENGINES, name, PROBLEM, f"does not work: {text}", REPORT)]
-    if engine == "simt" and lanes != _WARP:
-        return [Finding(ENGINES, name, ABSENT, "not in this version of slangrast")]
+    if lanes != module.warp_size:
+        text = f"gives wrong numbers: a warp of {lanes} lanes, not {module.warp_size}"
+        return [Finding(ENGINES, name, PROBLEM, text, REPORT)]
     if not error < _TOLERANCE[precision]:
         return [Finding(ENGINES, name, PROBLEM, f"gives wrong numbers: off by {error:.0e}", REPORT)]
     return [Finding(ENGINES, name, OK, f"works; off by {error:.0e}; ready in {time.perf_counter() - began:.1f} s")]

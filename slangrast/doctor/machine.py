@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -184,8 +185,17 @@ def look_at_cache() -> list[Finding]:
     except OSError as error:
         return [_found("cache", PROBLEM, _first_line(error), fix)]
     entries = sum(1 for _ in (folder / "entries").glob("*"))
-    size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-    return [_found("cache", OK, f"{folder}, writable, {entries} modules, {size / 2**20:.1f} MiB")]
+    return [_found("cache", OK, f"{folder}, writable, {entries} modules, {_size(folder) / 2**20:.1f} MiB")]
+
+
+def _size(folder: Path) -> int:
+    """The bytes of all files. Another process may be at work in the cache: what goes meanwhile does not count."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(place, name)).st_size
+    return size
 
 
 LOOKS: dict[str, Callable[[], list[Finding]]] = {

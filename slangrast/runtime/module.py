@@ -318,7 +318,8 @@ def load_module(
         defines: preprocessor macros. True and False become 1 and 0.
         include_paths: folders to look for imports in, after the folder of `path` and before the shipped shaders.
         precision: "float32", or "float64", in which `float` means double everywhere in the shader (CPU only).
-        fast_math: let the compiler reorder and approximate. NaN and infinity are then not to be relied on.
+        fast_math: let the compiler reorder and approximate. NaN and infinity are then not to be relied on. Not in a
+            build with `debug`, which looks for them.
         debug: check every tensor access, gradient and output as the kernel runs (CPU only).
 
     Raises:

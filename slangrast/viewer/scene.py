@@ -190,8 +190,9 @@ class Scene:
         parts = []
         for name, size in describe((choice,)).inputs:
             known = self.attributes.get(_BY_NAME.get(name) or _BY_SIZE.get(size, ""))
-            fits = known is not None and known.shape[1] == size
-            parts.append(known if fits and known is not None else torch.ones(len(self.shaded), size))
+            if known is None or known.shape[1] != size:
+                known = torch.ones(len(self.shaded), size)
+            parts.append(known)
         return torch.cat(parts, dim=1)
 
     def _on_screen(self, positions: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,13 +28,13 @@ class Session:
         self._thread = threading.Thread(target=self._run, name="slangrast viewer", daemon=True)
 
     def __enter__(self) -> Session:
-        self._thread.start()
         self._watch = watch(
             self._scene.subject.path,
             on_reload=lambda modules: self._ask_for_rendering(reloaded=True),
             on_error=self._show_error,
             on_optimised=lambda modules: self._ask_for_rendering(reloaded=False),
         )
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -90,7 +90,8 @@ class Session:
                 rendering = self._scene.render(values)
                 if "pictures" not in self._state:  # the first has compiled as well: time another
                     rendering = self._scene.render(values)
-                self._publish(_shown(rendering, sliders, values), error=None)
+                broken = self._watch.error  # of the file as it is; what was rendered is then the last good one
+                self._publish(_shown(rendering, sliders, values), error=_in_words(broken) if broken else None)
             except ShaderError as error:
                 self._show_error(error)
             except Exception as error:  # of a formula that no longer fits, or a value out of range: shown, not fatal
@@ -104,9 +105,7 @@ class Session:
             self._values = {slider.name: self._values.get(slider.name, slider.value) for slider in sliders}
 
     def _show_error(self, error: ShaderError) -> None:
-        # Where an imported file is at fault, the files that import it complain too: the first is the cause.
-        places = [_place(diagnostic) for diagnostic in error.diagnostics if diagnostic.line]
-        self._publish({}, error={"summary": error.summary, "places": places or [_no_place(error)]})
+        self._publish({}, error=_in_words(error))
 
     def _publish(self, change: Mapping[str, Any], error: Mapping[str, Any] | None) -> None:
         with self._changed:
@@ -118,7 +117,7 @@ class Session:
 def _shown(rendering: Rendering, sliders: list[Slider], values: Mapping[str, float]) -> dict[str, Any]:
     return {
         "pictures": pictures_of(rendering),
-        "loss": rendering.loss,
+        "loss": rendering.loss if math.isfinite(rendering.loss) else None,  # JSON has no word for NaN
         "forward_ms": rendering.forward_ms,
         "backward_ms": rendering.backward_ms,
         "not_finite": rendering.not_finite,
@@ -127,6 +126,12 @@ def _shown(rendering: Rendering, sliders: list[Slider], values: Mapping[str, flo
             for slider in sliders
         ],
     }
+
+
+def _in_words(error: ShaderError) -> dict[str, Any]:
+    # Where an imported file is at fault, the files that import it complain too: the first is the cause.
+    places = [_place(diagnostic) for diagnostic in error.diagnostics if diagnostic.line]
+    return {"summary": error.summary, "places": places or [_no_place(error)]}
 
 
 def _place(diagnostic: Diagnostic) -> dict[str, Any]:

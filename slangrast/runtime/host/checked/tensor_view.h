@@ -89,7 +89,7 @@ private:
     T* atomic_address(const uint32_t* index, uint32_t count, slangrast::Site site) const
     {
         T* address = locate<T>(index, count, site);
-        note(index, count, SLANGRAST_WRITTEN);
+        note_written(index, count);
         slangrast::LastAddress& last = slangrast::last_address;
         last.address = address;
         last.site = slangrast::in_shader(site);
@@ -118,7 +118,7 @@ private:
                 slangrast::stop_at(SLANGRAST_STORED_NOT_FINITE, site, {number, count, index}, bad);
         if (slangrast::promise == slangrast::Promise::stores_once)
             take_once(index, count, site, SLANGRAST_STORED_TWICE);
-        note(index, count, SLANGRAST_WRITTEN);
+        note_written(index, count);
         *address = value;
     }
 
@@ -157,13 +157,13 @@ private:
         return slangrast::launch_of_thread->tensors[number - 1].seen + place * values_from(count);
     }
 
-    void note(const uint32_t* index, uint32_t count, uint8_t mark) const
+    void note_written(const uint32_t* index, uint32_t count) const
     {
         if (!slangrast::is_watched(number, SLANGRAST_WRITES))
             return;
         uint8_t* seen = seen_at(index, count);
         for (uint64_t i = 0; i < values_from(count); i++)
-            __atomic_fetch_or(seen + i, mark, __ATOMIC_RELAXED);
+            __atomic_fetch_or(seen + i, SLANGRAST_WRITTEN, __ATOMIC_RELAXED);
     }
 
     void take_once(const uint32_t* index, uint32_t count, slangrast::Site site, SlangrastFault fault) const

@@ -33,6 +33,8 @@ enum class Manner : uint8_t
     whoever,  // no mask: those that come to the same place while no lane of the wave can do anything else
 };
 
+SLANGRAST_INLINE bool is_same_place(Site a, Site b) { return a.line == b.line && strcmp(a.file, b.file) == 0; }
+
 struct Fiber;
 
 // The lanes that take part in an operation, and what they bring and take.
@@ -158,21 +160,21 @@ struct Block
         const uint32_t first = first_of_wave(fiber);
         const uint32_t lanes = smaller(size - first, wave_size);
         Group group{fibers + first, 0};
-        Fiber* elsewhere = nullptr;
+        bool is_elsewhere = false;
         for (uint32_t lane = 0; lane < lanes; lane++)
         {
             if ((fiber.mask >> lane & 1) == 0)
                 continue;
-            Fiber& other = group.wave[lane];
+            const Fiber& other = group.wave[lane];
             if (other.state == State::left && fiber.manner != Manner::together)
                 continue;
             if (other.state != State::in_wave || other.carry_out != fiber.carry_out || other.mask != fiber.mask)
                 return false;
-            if (other.site.line != fiber.site.line || strcmp(other.site.file, fiber.site.file) != 0)
-                elsewhere = &other;
+            if (!is_same_place(other.site, fiber.site))
+                is_elsewhere = true;
             group.lanes |= 1u << lane;
         }
-        if (elsewhere != nullptr && fiber.manner != Manner::ballot)
+        if (is_elsewhere && fiber.manner != Manner::ballot)
             return false; // reported once nothing else can happen
         finish_operation(group);
         return true;
@@ -230,7 +232,7 @@ private:
         {
             const Fiber& other = group.wave[lane];
             if (other.state == State::in_wave && other.carry_out == fiber.carry_out && other.manner == Manner::whoever &&
-                other.site.line == fiber.site.line && strcmp(other.site.file, fiber.site.file) == 0)
+                is_same_place(other.site, fiber.site))
                 group.lanes |= 1u << lane;
         }
         finish_operation(group);
@@ -248,8 +250,7 @@ private:
     bool pass_barrier()
     {
         for (uint32_t i = 0; i < size; i++)
-            if (fibers[i].state != State::at_barrier || fibers[i].site.line != fibers[0].site.line ||
-                strcmp(fibers[i].site.file, fibers[0].site.file) != 0)
+            if (fibers[i].state != State::at_barrier || !is_same_place(fibers[i].site, fibers[0].site))
                 return false;
         for (uint32_t i = 0; i < size; i++)
             fibers[i].state = State::ready;
@@ -289,8 +290,7 @@ private:
             const Fiber& other = fibers[i];
             if (other.state == State::left)
                 continue;
-            const bool is_here = other.state == State::at_barrier && other.site.line == found.site.line &&
-                                 strcmp(other.site.file, found.site.file) == 0;
+            const bool is_here = other.state == State::at_barrier && is_same_place(other.site, found.site);
             is_here ? report->here++ : report->elsewhere++;
             if (!is_here && report->other_file == nullptr)
                 set_other(report, other);
@@ -314,7 +314,7 @@ private:
             if (other.state == State::left)
                 report->left |= bit;
             else if (other.state == State::in_wave && other.carry_out == found.carry_out && other.mask == found.mask &&
-                     other.site.line == found.site.line)
+                     is_same_place(other.site, found.site))
                 report->here |= bit;
             else
             {
