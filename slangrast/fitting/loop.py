@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,10 @@ from slangrast.fitting.descent import SmoothDescent
 from slangrast.fitting.scene import Scene
 from slangrast.fitting.settings import FitSettings
 from slangrast.mesh import Mesh
+from slangrast.runtime.cpu_threads import torch_on_one_thread
+
+# Numbers in the images of a step, up to which sharing an operator out costs more than it saves.
+_SMALL = 2**21
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,16 @@ class Loop:
     def run_step(self) -> float:
         """One step: forward, loss, gradient, update; then, where it is time, a check. Returns the loss."""
         started = time.perf_counter()
+        with torch_on_one_thread() if self._is_small() else nullcontext():
+            loss = self._step()
+        self.seconds += time.perf_counter() - started
+        return loss
+
+    def _is_small(self) -> bool:
+        views = min(self.settings.views_per_step, len(self.scene))
+        return views * self.size[0] * self.size[1] * (1 if self.colors is None else 3) <= _SMALL
+
+    def _step(self) -> float:
         settings = self.settings
         progress = self.level_step / self.level_steps[self.level]
         views = settings.views(self.step, len(self.scene)).to(self.masks.device)
@@ -94,7 +109,6 @@ class Loop:
             self._check(float(data_loss.detach()))
             if level_ends or self.converged:
                 self._end_level()
-        self.seconds += time.perf_counter() - started
         return float(data_loss.detach())
 
     def progress(self, loss: float) -> FitProgress:
@@ -130,7 +144,7 @@ class Loop:
 
     def _check(self, loss: float) -> None:
         """Measure all views, keep the best mesh, and see whether the level has converged."""
-        iou = float(self.scene.ious(self.vertices, self.triangles, self.size).mean())
+        iou = float(self.scene.ious(self.vertices, self.triangles, self.masks).mean())
         record = self.record
         record.history.append({"step": self.step, "level": self.level, "loss": loss, "iou": iou})
         # A finer level always wins over a coarser one: their images differ, and so would their measure.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slangrast.fitting.scene import Scene
 from slangrast.mesh import Mesh
+from slangrast.runtime.cpu_threads import torch_on_one_thread
 from slangrast.shading import directional_light, lambert
 from slangrast.soft_rasterizer import soft_rasterize
 
@@ -18,6 +19,7 @@ _ROWS = 4
 _SHORTER_SIDE = 192  # pixels of a picture of a mesh, at least: at the size of small images its shading is noise
 
 
+@torch_on_one_thread()
 @torch.no_grad()
 def draw_mesh(scene: Scene, mesh: Mesh, views: Tensor) -> Tensor:
     """[M, H, W, 3] a mesh in world units as the cameras of `views` see it, on white: its colours, or lit grey. H and W
@@ -112,7 +114,7 @@ class Film:
     def save(self, path: Path) -> None:
         from PIL import Image
 
-        pages = [Image.fromarray(frame).quantize(256) for frame in self._frames]
+        pages = [Image.fromarray(frame).quantize(256, Image.Quantize.FASTOCTREE) for frame in self._frames]
         if pages:
             durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
             pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
