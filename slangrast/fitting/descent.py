@@ -62,7 +62,9 @@ class SmoothDescent:
             return right
         centre, reach = (self._largest + 1) / 2, (self._largest - 1) / 2
         ratio = centre / reach
-        residual, solution = right.clone(), torch.zeros_like(right)
+        # Gradients may come transposed, and sums of their rows would take seven times as long.
+        residual = right.clone(memory_format=torch.contiguous_format)
+        solution = torch.zeros_like(residual)
         factor = 1 / ratio
         direction = residual / centre
         for _ in range(self._iterations()):
