@@ -19,7 +19,6 @@ _ROWS = 4
 _SHORTER_SIDE = 192  # pixels of a picture of a mesh, at least: at the size of small images its shading is noise
 
 
-@torch_on_one_thread()
 @torch.no_grad()
 def draw_mesh(scene: Scene, mesh: Mesh, views: Tensor) -> Tensor:
     """[M, H, W, 3] a mesh in world units as the cameras of `views` see it, on white: its colours, or lit grey. H and W
@@ -68,6 +67,7 @@ def save_images(path: Path, images: Tensor) -> None:
     Image.fromarray(np.concatenate(list(_bytes(images)), axis=1)).save(path)
 
 
+@torch_on_one_thread()
 def save_comparison(path: Path, scene: Scene, mesh: Mesh, ious: Tensor) -> None:
     """A row for each of a few views: target, result, and where the masks differ."""
     from matplotlib.figure import Figure
@@ -104,6 +104,7 @@ class Film:
         self._target = target.repeat(scale, 0).repeat(scale, 1)
         self._frames: list[np.ndarray] = []
 
+    @torch_on_one_thread()
     def add(self, mesh: Mesh) -> None:
         """Keep a frame; of too many, every second is let go."""
         found = _bytes(draw_mesh(self._scene, mesh, self._view))[0]
@@ -114,10 +115,15 @@ class Film:
     def save(self, path: Path) -> None:
         from PIL import Image
 
-        pages = [Image.fromarray(frame).quantize(256, Image.Quantize.FASTOCTREE) for frame in self._frames]
-        if pages:
-            durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
-            pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
+        if not self._frames:
+            return
+        # One palette, from a few frames, for all: to choose colours takes longer than to draw, and the target would
+        # flicker if each frame had colours of its own.
+        few = [self._frames[index] for index in some_views(len(self._frames))]
+        palette = Image.fromarray(np.concatenate(few)).quantize(256)
+        pages = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in self._frames]
+        durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
+        pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
 
 
 def _bytes(images: Tensor) -> np.ndarray:
