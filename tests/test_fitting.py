@@ -22,7 +22,6 @@ from slangrast.mesh import Mesh, icosphere
 SIZE = 32
 VIEWS = 8
 QUICK = FitSettings(levels=1, steps=6, views_per_step=4, check_every=3)
-AEROPLANE = Path(__file__).parents[2] / "shared/data/deform"
 
 
 @pytest.fixture(scope="module")
