@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +16,6 @@ from slangrast.fitting.scene import Scene
 from slangrast.fitting.settings import FitSettings
 from slangrast.mesh import Mesh
 from slangrast.runtime.cpu_threads import torch_on_one_thread
-
-# Numbers in the images of a step, up to which sharing an operator out costs more than it saves.
-_SMALL = 2**21
 
 
 @dataclass(frozen=True)
@@ -72,19 +68,10 @@ class Loop:
     def finished(self) -> bool:
         return self.level >= len(self.level_steps)
 
+    @torch_on_one_thread()
     def run_step(self) -> float:
         """One step: forward, loss, gradient, update; then, where it is time, a check. Returns the loss."""
         started = time.perf_counter()
-        with torch_on_one_thread() if self._is_small() else nullcontext():
-            loss = self._step()
-        self.seconds += time.perf_counter() - started
-        return loss
-
-    def _is_small(self) -> bool:
-        views = min(self.settings.views_per_step, len(self.scene))
-        return views * self.size[0] * self.size[1] * (1 if self.colors is None else 3) <= _SMALL
-
-    def _step(self) -> float:
         settings = self.settings
         progress = self.level_step / self.level_steps[self.level]
         views = settings.views(self.step, len(self.scene)).to(self.masks.device)
@@ -109,6 +96,7 @@ class Loop:
             self._check(float(data_loss.detach()))
             if level_ends or self.converged:
                 self._end_level()
+        self.seconds += time.perf_counter() - started
         return float(data_loss.detach())
 
     def progress(self, loss: float) -> FitProgress:

@@ -21,7 +21,7 @@ def torch_on_one_thread() -> Iterator[None]:
     """Within it torch's own operators run on this thread alone, and kernels on as many threads as before.
 
     After each operator that torch shares out, its other threads wait for the next one in a loop that keeps a core busy
-    for milliseconds: the core that the next kernel wants. Among small operators that costs several times what it saves.
+    for milliseconds: the core that the next kernel wants. In an optimisation that costs several times what it saves.
     """
     before = torch.get_num_threads()
     token = _threads.set(kernel_threads())
