@@ -14,6 +14,7 @@ import torch
 from .list_room import room_for
 from .op_modules import TILE
 from .runtime import Module
+from .runtime.cpu_threads import kernel_threads
 
 _MOST_ENTRIES = 2**31 - 1
 # On CUDA so many threads share the tiles of a face: a face that covers the image touches thousands.
@@ -138,6 +139,6 @@ def _shared_out(module: Module, images: int, faces: int) -> tuple[int, int, dict
     """How many faces a thread takes, how many places each tile has for their counts, and how to launch over them."""
     if module.warp_size > 1:
         return 1, 1, {"blockSize": (32, _THREADS_PER_FACE, 1), "gridSize": (-(-faces // 32), 1, images)}
-    threads = torch.get_num_threads()
+    threads = kernel_threads()
     chunks = 1 if images >= threads else max(1, min(_CHUNKS_PER_THREAD * threads, faces // _LEAST_CHUNK))
     return max(1, -(-faces // chunks)), chunks, {"blockSize": (1, 1, 1), "gridSize": (chunks, 1, images)}

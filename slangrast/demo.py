@@ -55,5 +55,6 @@ def run_demo(out: Path, size: int = 96, settings: FitSettings | None = None) -> 
     cameras = views_around()
     images = render_views(bumpy_mesh(), cameras, size)
     save_images(out / "target.png", images[:8:2, ..., :3] + 1 - images[:8:2, ..., 3:])
-    settings = settings or FitSettings(levels=1, coarse_size=size, steps=200, views_per_step=8)
+    # The object is smooth: wide steps keep dents from folding.
+    settings = settings or FitSettings(levels=1, coarse_size=size, steps=200, views_per_step=8, smoothness=4.0)
     return run_job(images, cameras, out, with_colors=True, settings=settings)

@@ -251,6 +251,6 @@ def test_camera_files_that_are_refused(tmp_path: Path, case: str) -> None:
 def test_the_aeroplane_of_softras() -> None:
     images = read_images(AEROPLANE / "source.npy")
     cameras = read_cameras(AEROPLANE / "camera.npy", len(images), 1.0, 30.0, "left")
-    result = fit(images, cameras, settings=FitSettings(steps=120, views_per_step=12))
+    result = fit(images, cameras, settings=FitSettings(steps=150, levels=1))
     assert len(result.ious) == 120
-    assert result.iou > 0.90
+    assert result.iou > 0.93

@@ -22,7 +22,6 @@ from slangrast.mesh import Mesh, icosphere
 SIZE = 32
 VIEWS = 8
 QUICK = FitSettings(levels=1, steps=6, views_per_step=4, check_every=3)
-AEROPLANE = Path(__file__).parents[2] / "shared/data/deform"
 
 
 @pytest.fixture(scope="module")
@@ -442,6 +441,21 @@ def test_smoothing_solves_the_linear_system(smoothness: float) -> None:
     expected = torch.linalg.solve(system, right.double())
     found = SmoothDescent(edges, right, smoothness).smooth(right)
     assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_smoothing_takes_any_layout_and_leaves_its_argument_alone() -> None:
+    mesh = small_sphere()
+    right = torch.randn(3, len(mesh.vertices)).T
+    kept = right.clone()
+    descent = SmoothDescent(mesh.edges(), right, 1.0)
+    assert torch.equal(descent.smooth(right), descent.smooth(right.contiguous()))
+    assert torch.equal(right, kept)
+
+
+def test_a_vertex_without_edges_is_not_smoothed() -> None:
+    right = torch.tensor([[1.0], [2.0], [5.0]])
+    found = SmoothDescent(torch.tensor([[0, 2]]), right, 1.0).smooth(right)
+    torch.testing.assert_close(found, torch.tensor([[7 / 3], [2.0], [11 / 3]]), rtol=1e-3, atol=0)
 
 
 def test_a_step_moves_the_fastest_vertex_by_the_rate() -> None:

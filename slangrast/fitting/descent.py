@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -30,10 +29,12 @@ class SmoothDescent:
     def __init__(
         self, edges: Tensor, values: Tensor, smoothness: float, decay: tuple[float, float] = (0.9, 0.99)
     ) -> None:
-        self._from, self._to = torch.cat((edges, edges.flip(1))).unbind(1)
         self._smoothness, self._decay = smoothness, decay
-        degrees = torch.bincount(edges.flatten(), minlength=len(values)).to(values.dtype)
-        self._diagonal = (1 + smoothness * degrees)[:, None]
+        degrees = torch.bincount(edges.flatten(), minlength=len(values))
+        # The neighbours of vertex 0, then those of vertex 1, and so on; and where each vertex's begin.
+        ends = torch.cat((edges, edges.flip(1)))
+        self._neighbours, self._begins = ends[ends[:, 0].argsort(stable=True), 1], degrees.cumsum(0) - degrees
+        self._diagonal = (1 + smoothness * degrees.to(values.dtype))[:, None]
         # Gershgorin: the eigenvalues of A lie between 1 and this.
         self._largest = 1 + 2 * smoothness * float(degrees.max())
         self._mean = torch.zeros_like(values)
@@ -59,20 +60,18 @@ class SmoothDescent:
         the CPU wait."""
         if self._smoothness == 0:
             return right
-        with _one_thread():
-            return self._solve(right)
-
-    def _solve(self, right: Tensor) -> Tensor:
         centre, reach = (self._largest + 1) / 2, (self._largest - 1) / 2
         ratio = centre / reach
-        residual, solution = right, torch.zeros_like(right)
+        # Gradients may come transposed, and sums of their rows would take seven times as long.
+        residual = right.clone(memory_format=torch.contiguous_format)
+        solution = torch.zeros_like(residual)
         factor = 1 / ratio
         direction = residual / centre
         for _ in range(self._iterations()):
-            solution = solution + direction
-            residual = residual - self._apply(direction)
+            solution += direction
+            self._subtract_applied(direction, residual)
             next_factor = 1 / (2 * ratio - factor)
-            direction = next_factor * factor * direction + (2 * next_factor / reach) * residual
+            direction = direction.mul_(next_factor * factor).add_(residual, alpha=2 * next_factor / reach)
             factor = next_factor
         return solution + direction
 
@@ -80,9 +79,10 @@ class SmoothDescent:
         root = math.sqrt(self._largest)
         return math.ceil(math.log(2 / _SOLVE_TOLERANCE) / math.log((root + 1) / (root - 1)))
 
-    def _apply(self, values: Tensor) -> Tensor:
-        neighbours = torch.zeros_like(values).index_add(0, self._to, values.index_select(0, self._from))
-        return self._diagonal * values - self._smoothness * neighbours
+    def _subtract_applied(self, values: Tensor, result: Tensor) -> None:
+        """result -= A values, in few operators: they are small, and each costs as much to call as to do."""
+        sums = torch.nn.functional.embedding_bag(self._neighbours, values, self._begins, mode="sum")
+        result.addcmul_(self._diagonal, values, value=-1).add_(sums, alpha=self._smoothness)
 
     def state(self) -> dict[str, Tensor | int]:
         """What a checkpoint must hold to go on as if never stopped."""
@@ -92,14 +92,3 @@ class SmoothDescent:
         """Go on from what `state` gave."""
         self._mean, self._square = (torch.as_tensor(state[name]).to(self._mean) for name in ("mean", "square"))
         self._steps = int(state["steps"])
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Dozens of small operations in a row: to share each out among threads costs several times what it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

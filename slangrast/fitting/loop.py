@@ -15,6 +15,7 @@ from slangrast.fitting.descent import SmoothDescent
 from slangrast.fitting.scene import Scene
 from slangrast.fitting.settings import FitSettings
 from slangrast.mesh import Mesh
+from slangrast.runtime.cpu_threads import torch_on_one_thread
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Loop:
     def finished(self) -> bool:
         return self.level >= len(self.level_steps)
 
+    @torch_on_one_thread()
     def run_step(self) -> float:
         """One step: forward, loss, gradient, update; then, where it is time, a check. Returns the loss."""
         started = time.perf_counter()
@@ -130,7 +132,7 @@ class Loop:
 
     def _check(self, loss: float) -> None:
         """Measure all views, keep the best mesh, and see whether the level has converged."""
-        iou = float(self.scene.ious(self.vertices, self.triangles, self.size).mean())
+        iou = float(self.scene.ious(self.vertices, self.triangles, self.masks).mean())
         record = self.record
         record.history.append({"step": self.step, "level": self.level, "loss": loss, "iou": iou})
         # A finer level always wins over a coarser one: their images differ, and so would their measure.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slangrast.fitting.scene import Scene
 from slangrast.mesh import Mesh
+from slangrast.runtime.cpu_threads import torch_on_one_thread
 from slangrast.shading import directional_light, lambert
 from slangrast.soft_rasterizer import soft_rasterize
 
@@ -66,6 +67,7 @@ def save_images(path: Path, images: Tensor) -> None:
     Image.fromarray(np.concatenate(list(_bytes(images)), axis=1)).save(path)
 
 
+@torch_on_one_thread()
 def save_comparison(path: Path, scene: Scene, mesh: Mesh, ious: Tensor) -> None:
     """A row for each of a few views: target, result, and where the masks differ."""
     from matplotlib.figure import Figure
@@ -102,6 +104,7 @@ class Film:
         self._target = target.repeat(scale, 0).repeat(scale, 1)
         self._frames: list[np.ndarray] = []
 
+    @torch_on_one_thread()
     def add(self, mesh: Mesh) -> None:
         """Keep a frame; of too many, every second is let go."""
         found = _bytes(draw_mesh(self._scene, mesh, self._view))[0]
@@ -112,10 +115,15 @@ class Film:
     def save(self, path: Path) -> None:
         from PIL import Image
 
-        pages = [Image.fromarray(frame).quantize(256) for frame in self._frames]
-        if pages:
-            durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
-            pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
+        if not self._frames:
+            return
+        # One palette, from a few frames, for all: to choose colours takes longer than to draw, and the target would
+        # flicker if each frame had colours of its own.
+        few = [self._frames[index] for index in some_views(len(self._frames))]
+        palette = Image.fromarray(np.concatenate(few)).quantize(256)
+        pages = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in self._frames]
+        durations = [100] * (len(pages) - 1) + [2000]  # milliseconds
+        pages[0].save(path, save_all=True, append_images=pages[1:], duration=durations, loop=0)
 
 
 def _bytes(images: Tensor) -> np.ndarray:

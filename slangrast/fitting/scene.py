@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slangrast.camera import Camera
 from slangrast.mesh import Mesh
+from slangrast.runtime.cpu_threads import torch_on_one_thread
 from slangrast.soft_rasterizer import soft_rasterize, soft_silhouette
 from slangrast.topology import describe
 
@@ -91,9 +92,11 @@ class Scene:
         return drawn > 0.5
 
     @torch.no_grad()
-    def ious(self, vertices: Tensor, triangles: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """[N] float: intersection over union of each view, of the mask above one half and the mesh drawn hard."""
-        masks = self.masks if size is None else self.reduced(size)[0]
+    def ious(self, vertices: Tensor, triangles: Tensor, masks: Tensor | None = None) -> Tensor:
+        """[N] float: intersection over union of each view, of the mask above one half and the mesh drawn hard. `masks`
+        may be those of `reduced`."""
+        masks = self.masks if masks is None else masks
+        size = masks.shape[1], masks.shape[2]
         found = []
         for views in torch.arange(len(self), device=masks.device).split(_CHUNK):
             drawn, target = self.covered(vertices, triangles, views, size), masks[views] > 0.5
@@ -102,6 +105,7 @@ class Scene:
         return torch.cat(found)
 
 
+@torch_on_one_thread()
 def make_scene(images: Tensor, cameras: Camera, with_colors: bool) -> Scene:
     """Check the arguments of `fit`, and find the object; errors are those of `fit`."""
     masks, colors = _check_images(images, with_colors)

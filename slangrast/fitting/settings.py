@@ -46,7 +46,7 @@ class FitSettings:
     views_per_step: int = 24
     learning_rate: float = 0.2
     final_learning_rate: float = 0.02
-    smoothness: float = 1.0
+    smoothness: float = 2.0
     softness: float = 0.32
     final_softness: float = 0.04
     laplacian_weight: float = 1e-3

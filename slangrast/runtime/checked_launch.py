@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from .cpu_threads import kernel_threads
 from .errors import Diagnostic, KernelError
 from .host_compiler import HOST_FOLDER
 from .layout import ArrayType, DiffTensorType, PackContext, ScalarType, StructType, TensorType
@@ -124,7 +125,7 @@ class CheckedLaunch:
     def c_struct(self, block: tuple[int, ...], grid: tuple[int, ...]) -> ctypes.Structure:
         """What the entry point takes, for as long as this object lives."""
         return _Launch(
-            (ctypes.c_uint32 * 3)(*grid), (ctypes.c_uint32 * 3)(*block), torch.get_num_threads(), self._tensors,
+            (ctypes.c_uint32 * 3)(*grid), (ctypes.c_uint32 * 3)(*block), kernel_threads(), self._tensors,
             ctypes.pointer(self._report),
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ import torch
 
 from .cache import digest, files_of, find_or_build
 from .checked_launch import CheckedLaunch
+from .cpu_threads import kernel_threads
 from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
@@ -80,7 +81,7 @@ class CpuModule:
         if self._places is not None:
             self._launch_checked(entry, packed, block, grid, self._places[entry.name])
         else:
-            self._call(entry, packed, _PlainLaunch(*grid, *block, torch.get_num_threads()))
+            self._call(entry, packed, _PlainLaunch(*grid, *block, kernel_threads()))
 
     def _launch_checked(
         self,
