@@ -27,6 +27,7 @@ from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attri
 from .op_modules import TILE, layout_of, op_module, patch_of
 from .projection import Projection, not_yet_projected, project
 from .runtime import Kernel, Module
+from .runtime.cpu_threads import kernel_threads
 from .runtime.steady import steady
 
 DEPTHS = ("view", "ndc")
@@ -457,7 +458,7 @@ def _parts(module: Module, image: torch.Tensor) -> int:
     """How many parts of an image have gradients of their own: enough for all threads, where one takes a part whole."""
     if patch_of(module) == 1:
         return 1
-    threads = torch.get_num_threads()
+    threads = kernel_threads()
     wanted = 1 if threads == 1 else min(4 * threads, _MOST_PARTS)
     return min(_tiles(image), -(-wanted // len(image)))
 
