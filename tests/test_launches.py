@@ -316,3 +316,24 @@ def test_print_reaches_a_pipe_in_order(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
     )
     assert result.stdout.splitlines() == ["before", "shader 1 0.50", "after"], result.stderr
+
+
+FIRST_LAUNCHES = """
+import torch
+import slangrast as sr
+
+torch.set_num_threads(2)
+mesh = sr.icosphere(2)
+positions = sr.Camera.orbit(3.0, 20.0, 0.0, fov_degrees=45).project(mesh.vertices)
+colors = torch.rand(len(mesh.vertices), 13, generator=torch.Generator().manual_seed(0))
+first, second = (sr.soft_rasterize(positions, mesh.triangles, colors, (64, 64)) for _ in range(2))
+assert all(torch.equal(one, other) for one, other in zip(first, second))
+"""
+
+
+def test_the_first_launch_on_a_thread_is_like_the_second() -> None:
+    """A thread's variables are allocated when it first needs them, in the middle of a kernel whose constants lie in vector
+    registers. Fresh memory is filled here, by vector instructions, as it is when the process is not so lucky."""
+    environment = {**os.environ, "MALLOC_PERTURB_": "128"}
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", FIRST_LAUNCHES], check=True, env=environment)

@@ -34,9 +34,11 @@ static void slangrast_run(const SlangrastLaunch* launch, SlangrastParallelFor pa
         slangrast_single_threaded = alone;
         gridDim = {grid[0], grid[1], grid[2]};
         blockDim = {block[0], block[1], block[2]};
+        uint3& block_index = blockIdx; // looked up once
+        uint3& thread_index = threadIdx;
         for (uint64_t index = begin; index < end; index++)
         {
-            blockIdx = {uint32_t(index % grid[0]), uint32_t(index / grid[0] % grid[1]), uint32_t(index / grid[0] / grid[1])};
+            block_index = {uint32_t(index % grid[0]), uint32_t(index / grid[0] % grid[1]), uint32_t(index / grid[0] / grid[1])};
 #if SLANGRAST_CHECKED
             if (!slangrast::run_checked_block(context.launch, context.body))
                 return;
@@ -45,7 +47,7 @@ static void slangrast_run(const SlangrastLaunch* launch, SlangrastParallelFor pa
                 for (uint32_t y = 0; y < block[1]; y++)
                     for (uint32_t x = 0; x < block[0]; x++)
                     {
-                        threadIdx = {x, y, z};
+                        thread_index = {x, y, z};
                         context.body();
                     }
 #endif

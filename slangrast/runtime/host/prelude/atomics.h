@@ -1,8 +1,6 @@
-// Atomic operations with relaxed order, as CUDA's are. Each returns the value that was there before.
+// Atomic operations with relaxed order, as CUDA's are. Each returns the value that was there before. In a launch on one
+// thread plain operations do, at a tenth of the price.
 #pragma once
-
-// Set by the launcher for a launch on one thread. Then plain operations do, at a tenth of the price.
-static thread_local bool slangrast_single_threaded = false; // of the launch that this thread works for
 
 #if SLANGRAST_DEBUG
 #define SLANGRAST_CHECK_ATOMIC(...) slangrast::check_atomic(__VA_ARGS__);
