@@ -332,8 +332,8 @@ assert all(torch.equal(one, other) for one, other in zip(first, second))
 
 
 def test_the_first_launch_on_a_thread_is_like_the_second() -> None:
-    """A thread's variables are allocated when it first needs them, in the middle of a kernel whose constants lie in vector
-    registers. Fresh memory is filled here, by vector instructions, as it is when the process is not so lucky."""
+    """A thread's variables are allocated when it first needs them, in the middle of a kernel whose constants lie in
+    vector registers. Here fresh memory is filled by vector instructions, as it otherwise is now and then."""
     environment = {**os.environ, "MALLOC_PERTURB_": "128"}
     for _ in range(3):
         subprocess.run([sys.executable, "-c", FIRST_LAUNCHES], check=True, env=environment)
