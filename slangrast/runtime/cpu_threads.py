@@ -1,7 +1,8 @@
-"""How many CPU threads kernels take: as many as torch does, or as torch did before it was told to keep to one."""
+"""Which CPU threads kernels take: torch's, and as many as torch does, or did before it was told to keep to one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,6 +10,7 @@ from contextvars import ContextVar
 import torch
 
 _threads: ContextVar[int | None] = ContextVar("slangrast_cpu_threads", default=None)
+_IMPORTED_BY = os.getpid()
 
 
 def kernel_threads() -> int:
@@ -31,3 +33,9 @@ def torch_on_one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         _threads.reset(token)
+
+
+def is_forked_child() -> bool:
+    """Whether this process was forked after slangrast was imported: it has no threads but this one, whatever OpenMP
+    believes."""
+    return os.getpid() != _IMPORTED_BY

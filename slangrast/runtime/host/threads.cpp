@@ -1,7 +1,9 @@
 // The CPU threads that all kernels share: one pool for a process, built once and loaded beside every module.
 //
-// Not OpenMP: torch brings its own copy of that runtime, a second one would compete with it for the cores, and not
-// every compiler that can build kernels has one.
+// They are those of the OpenMP runtime that torch has loaded, asked for by name: after each operator of torch's they wait
+// for the next one in a loop that keeps their cores busy for milliseconds, and threads of our own would run at half speed
+// beside them. Where there is no such runtime we have our own: not every compiler that can build kernels brings one.
+#include <dlfcn.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -16,6 +18,19 @@
 namespace
 {
 using Chunk = void (*)(void* context, uint64_t begin, uint64_t end, bool alone);
+
+using TeamStart = void (*)(void (*body)(void* context), void* context, unsigned threads, unsigned flags);
+
+const pid_t loaded_by = getpid();
+std::atomic<bool> own_threads{false};
+
+// What starts the OpenMP runtime's threads; null where there are none to be had. A forked child has none: its copy of the
+// runtime would wait for those of its parent.
+TeamStart team_start()
+{
+    static const TeamStart start = reinterpret_cast<TeamStart>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return own_threads.load(std::memory_order_relaxed) || loaded_by != getpid() ? nullptr : start;
+}
 
 struct Pool
 {
@@ -66,14 +81,22 @@ struct Pool
 
     void run(Chunk new_chunk, void* new_context, uint64_t new_count, uint32_t threads)
     {
+        chunk = new_chunk;
+        context = new_context;
+        count = new_count;
+        // Small steps keep threads evenly busy when blocks differ in cost; large enough not to fight for `next`.
+        step = std::max<uint64_t>(1, count / (uint64_t(threads) * 64));
+        next.store(0, std::memory_order_relaxed);
+        if (TeamStart start = team_start())
+            start([](void* pool) { static_cast<Pool*>(pool)->take_chunks(); }, this, threads, 0);
+        else
+            run_on_own_threads(threads);
+    }
+
+    void run_on_own_threads(uint32_t threads)
+    {
         {
             std::lock_guard<std::mutex> lock(mutex);
-            chunk = new_chunk;
-            context = new_context;
-            count = new_count;
-            // Small steps keep threads evenly busy when blocks differ in cost; large enough not to fight for `next`.
-            step = std::max<uint64_t>(1, count / (uint64_t(threads) * 64));
-            next.store(0, std::memory_order_relaxed);
             add_workers(threads - 1); // the caller is one of the threads
             wanted = running = std::min(workers, threads - 1);
             generation++;
@@ -147,4 +170,10 @@ extern "C" void slangrast_parallel_for(Chunk chunk, void* context, uint64_t coun
     else // one thread asked for, or another launch has the pool
         shared->run_on_this_thread(chunk, context, count);
     shared->launches.fetch_sub(1);
+}
+
+// For good. Where a process was forked before this library was loaded, only its owner knows.
+extern "C" void slangrast_use_own_threads()
+{
+    own_threads.store(true);
 }
