@@ -1,8 +1,11 @@
-"""Kernels keep their threads where torch has been told to keep to one."""
+"""Kernels run on the threads of torch, and keep them where torch has been told to keep to one."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from slangrast.demo import bumpy_mesh, render_views, views_around
 from slangrast.fitting import FitProgress, FitSettings, fit
 from slangrast.mesh import icosphere
 from slangrast.runtime import cpu_engine
-from slangrast.runtime.cpu_threads import kernel_threads, torch_on_one_thread
+from slangrast.runtime.cpu_threads import kernel_threads, torch_on_one_thread, torch_team
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +66,30 @@ def test_the_steps_of_a_fit_share_out_kernels_alone(monkeypatch: pytest.MonkeyPa
     fit(masks, cameras, template=icosphere(2), settings=FitSettings(steps=2, levels=1), on_progress=note)
     assert len(second_step) > 4 and set(second_step) == {(1, 2)}
     assert between == [2, 2]
+
+
+_TEAM = """
+import os, torch
+from slangrast.runtime import load_module
+torch.set_num_threads(2)
+module = load_module({shader!r}, device="cpu")
+torch.zeros(1 << 20).add_(1)
+before = set(os.listdir("/proc/self/task"))
+{launch}
+print(len(before), set(os.listdir("/proc/self/task")) == before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.skipif(torch_team() is None, reason="this torch has no OpenMP threads")
+def test_kernels_run_on_the_threads_of_torch(tmp_path: Path) -> None:
+    shader = tmp_path / "fill.slang"
+    shader.write_text(
+        "[AutoPyBindCUDA] [CUDAKernel] void fill(TensorView<float> out_x)\n"
+        "{ out_x[cudaBlockIdx().x * cudaBlockDim().x + cudaThreadIdx().x] = 1.f; }"
+    )
+    launch = "x = torch.zeros(1 << 20); module.launch(module.fill(out_x=x), over=(1 << 20,)); assert x.min() == 1"
+    program = _TEAM.format(shader=str(shader), launch=launch)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    threads, are_the_same = done.stdout.split()
+    assert int(threads) >= 2 and are_the_same == "True"

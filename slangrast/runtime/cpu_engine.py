@@ -15,7 +15,7 @@ import torch
 
 from .cache import digest, files_of, find_or_build
 from .checked_launch import CheckedLaunch
-from .cpu_threads import is_forked_child, kernel_threads
+from .cpu_threads import kernel_threads, torch_team
 from .cuda_text import explain_compile_error, refuse_what_needs_a_gpu, widen_literals
 from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, HostCompiler, host_compiler, host_sources_digest
@@ -210,7 +210,6 @@ def _load_thread_pool(sanitizer: str) -> ctypes.c_void_p:
 
     key = digest("threads", compiler.identity, sanitizer, host_sources_digest())
     library = ctypes.CDLL(str(find_or_build(key, (), build) / "threads.so"))
-    # No sanitizer sees into an OpenMP runtime.
-    if sanitizer or is_forked_child():
-        library.slangrast_use_own_threads()
+    if not sanitizer:  # which could not see how OpenMP's threads wait for each other
+        library.slangrast_join_team(torch_team())
     return ctypes.cast(library.slangrast_parallel_for, ctypes.c_void_p)

@@ -1,16 +1,31 @@
-"""Which CPU threads kernels take: torch's, and as many as torch does, or did before it was told to keep to one."""
+"""Which CPU threads kernels take: those of torch; and how many: as torch does, or did before it was told to keep to
+one."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 
 _threads: ContextVar[int | None] = ContextVar("slangrast_cpu_threads", default=None)
-_IMPORTED_BY = os.getpid()
+
+_IMPORTED_IN = os.getpid()
+
+
+def torch_team() -> ctypes.c_void_p | None:
+    """The function that runs work on all of torch's OpenMP threads, `GOMP_parallel`; None where torch has none."""
+    if os.getpid() != _IMPORTED_IN:
+        return None  # a forked child: its copy of the runtime waits for threads that only the parent has
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p)  # of the copy that this library uses, among several
+    except (OSError, AttributeError):
+        return None
 
 
 def kernel_threads() -> int:
@@ -33,9 +48,3 @@ def torch_on_one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         _threads.reset(token)
-
-
-def is_forked_child() -> bool:
-    """Whether this process was forked after slangrast was imported: it has no threads but this one, whatever OpenMP
-    believes."""
-    return os.getpid() != _IMPORTED_BY

@@ -1,9 +1,9 @@
-// The CPU threads that all kernels share: one pool for a process, built once and loaded beside every module.
+// The CPU threads that all kernels share, built once and loaded beside every module: torch's, or else a pool of our own.
 //
-// They are those of the OpenMP runtime that torch has loaded, asked for by name: after each operator of torch's they wait
-// for the next one in a loop that keeps their cores busy for milliseconds, and threads of our own would run at half speed
-// beside them. Where there is no such runtime we have our own: not every compiler that can build kernels brings one.
-#include <dlfcn.h>
+// Torch's OpenMP threads wait for their next work in a loop, for milliseconds, on the cores that a kernel's own threads
+// would want. So kernels run on them, through the one function of that runtime. No second copy of it is linked: that
+// would compete with torch's, and not every compiler that can build kernels has one. The pool's own threads are for a
+// torch without OpenMP, and for a forked child, where OpenMP counts on threads that are gone.
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -18,19 +18,10 @@
 namespace
 {
 using Chunk = void (*)(void* context, uint64_t begin, uint64_t end, bool alone);
+using RunOnTeam = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags); // GOMP_parallel's type
 
-using TeamStart = void (*)(void (*body)(void* context), void* context, unsigned threads, unsigned flags);
-
-const pid_t loaded_by = getpid();
-std::atomic<bool> own_threads{false};
-
-// What starts the OpenMP runtime's threads; null where there are none to be had. A forked child has none: its copy of the
-// runtime would wait for those of its parent.
-TeamStart team_start()
-{
-    static const TeamStart start = reinterpret_cast<TeamStart>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-    return own_threads.load(std::memory_order_relaxed) || loaded_by != getpid() ? nullptr : start;
-}
+RunOnTeam run_on_team = nullptr;
+pid_t team_owner = 0; // the process that has the team's threads
 
 struct Pool
 {
@@ -87,18 +78,18 @@ struct Pool
         // Small steps keep threads evenly busy when blocks differ in cost; large enough not to fight for `next`.
         step = std::max<uint64_t>(1, count / (uint64_t(threads) * 64));
         next.store(0, std::memory_order_relaxed);
-        if (TeamStart start = team_start())
-            start([](void* pool) { static_cast<Pool*>(pool)->take_chunks(); }, this, threads, 0);
+        if (run_on_team && team_owner == owner) // always all threads: to change their number starts and ends some
+            run_on_team([](void* pool) { static_cast<Pool*>(pool)->take_chunks(); }, this, threads, 0);
         else
-            run_on_own_threads(threads);
+            run_on_workers(uint32_t(std::min<uint64_t>(threads, count)) - 1); // the caller is one of the threads
     }
 
-    void run_on_own_threads(uint32_t threads)
+    void run_on_workers(uint32_t others)
     {
         {
             std::lock_guard<std::mutex> lock(mutex);
-            add_workers(threads - 1); // the caller is one of the threads
-            wanted = running = std::min(workers, threads - 1);
+            add_workers(others);
+            wanted = running = std::min(workers, others);
             generation++;
         }
         start.notify_all();
@@ -163,17 +154,17 @@ extern "C" void slangrast_parallel_for(Chunk chunk, void* context, uint64_t coun
     {
         std::lock_guard<std::mutex> wait_for_one_that_runs_alone(shared->alone);
     }
-    threads = uint32_t(std::min<uint64_t>(threads, count));
     std::unique_lock<std::mutex> turn(shared->launching, std::defer_lock);
-    if (threads > 1 && turn.try_lock())
+    if (threads > 1 && count > 1 && turn.try_lock())
         shared->run(chunk, context, count, threads);
     else // one thread asked for, or another launch has the pool
         shared->run_on_this_thread(chunk, context, count);
     shared->launches.fetch_sub(1);
 }
 
-// For good. Where a process was forked before this library was loaded, only its owner knows.
-extern "C" void slangrast_use_own_threads()
+// Let launches of this process run on the threads of an OpenMP runtime, given its GOMP_parallel. To be called before any.
+extern "C" void slangrast_join_team(RunOnTeam parallel)
 {
-    own_threads.store(true);
+    run_on_team = parallel;
+    team_owner = getpid();
 }
