@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 
 from .list_room import room_for
-from .op_modules import TILE
+from .op_modules import TILE, Tiling
 from .runtime import Module
 from .runtime.cpu_threads import kernel_threads
 
 _MOST_ENTRIES = 2**31 - 1
+_RECORD = (5, 4)  # floats of a face
 # On CUDA so many threads share the tiles of a face: a face that covers the image touches thousands.
 _THREADS_PER_FACE = 4
 # On the CPU: chunks of faces for each thread, so that none waits long for the last. Each has a place in each tile.
@@ -30,8 +31,7 @@ _MOST_AT_ONCE = 4096
 class Bins(NamedTuple):
     """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
 
-    bounds: torch.Tensor  # [N, F, 4] int32: first and past-the-end column, first and past-the-end row
-    margins: torch.Tensor  # [N, F, 3] how far beyond the line of each edge a face may reach
+    records: torch.Tensor  # [N, F, 5, 4] vertices on the screen and region of influence: shaders/face_records.slang
     tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
     tile_faces: torch.Tensor  # int32; where a list does not fit in, its tile is to go through all faces
 
@@ -55,11 +55,12 @@ def bin_faces(
     extents: torch.Tensor,
     resolution: tuple[int, int],
     cull_backfaces: bool,
+    tiling: Tiling = Tiling(TILE, 1),
 ) -> Bins:
-    """Bin the faces of every image by tiles of 16 x 16 pixels.
+    """Bin the faces of every image by tiles.
 
     Args:
-        module: bin.slang, compiled for the coverage and falloff in use.
+        module: bin.slang, compiled for the coverage, falloff and tiles in use.
         screen: [N, V, 4] x, y, z/w, 1/w as project.slang writes them.
         triangles: [F, 3] int32.
         parameters: [N, 3 + own] sigma, gamma, epsilon and the formulas' own.
@@ -67,26 +68,23 @@ def bin_faces(
         extents: [N] from `find_extents`.
         resolution: (height, width).
         cull_backfaces: drop faces whose vertices run clockwise.
+        tiling: the tiles that `module` was compiled for.
 
     Raises:
         ValueError: the lists together have over 2**31 entries.
     """
     height, width = resolution
     images, faces, device = screen.shape[0], triangles.shape[0], screen.device
-    tiles = _tiles(images, resolution)
+    tiles = images * tiling.tiles(resolution)
     chunk_faces, places, launch = _shared_out(module, images, faces)
-    bounds = torch.empty((images, faces, 4), dtype=torch.int32, device=device)
-    margins = screen.new_empty((images, faces, 3))
+    records = screen.new_empty((images, faces, *_RECORD))
     counts = torch.zeros(tiles * places + 2, dtype=torch.int32, device=device)
-    inputs = {
-        "screen": screen, "triangles": triangles, "width": width, "height": height, "chunk_faces": chunk_faces,
-        "places": places,
-    }  # fmt: skip
+    shared = {"width": width, "height": height, "chunk_faces": chunk_faces, "places": places}
     module.count_faces(
-        **inputs, **tensors, parameters=parameters, extents=extents, out_bounds=bounds, out_margins=margins,
-        offsets=counts, cull_backfaces=int(cull_backfaces),
+        **shared, **tensors, screen=screen, triangles=triangles, parameters=parameters, extents=extents,
+        out_records=records, offsets=counts, cull_backfaces=int(cull_backfaces),
     ).launchRaw(**launch)  # fmt: skip
-    entries = room_for(counts.sum(), (images, faces, resolution))
+    entries = room_for(counts.sum(), (images, faces, resolution, tiling))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
@@ -94,15 +92,13 @@ def bin_faces(
         )
     offsets = counts.cumsum(0, dtype=torch.int32)
     tile_faces = torch.empty(entries, dtype=torch.int32, device=device)
-    module.fill_faces(
-        **inputs, bounds=bounds, margins=margins, offsets=offsets, out_faces=tile_faces
-    ).launchRaw(**launch)  # fmt: skip
-    return Bins(bounds, margins, offsets[: tiles * places + 1 : places], tile_faces)
+    module.fill_faces(**shared, records=records, offsets=offsets, out_faces=tile_faces).launchRaw(**launch)
+    return Bins(records, offsets[: tiles * places + 1 : places], tile_faces)
 
 
 def is_small(module: Module, images: int, faces: int, resolution: tuple[int, int]) -> bool:
     """Whether `project_and_bin` is the faster way."""
-    return module.warp_size == 1 and _tiles(images, resolution) * faces <= _MOST_AT_ONCE
+    return module.warp_size == 1 and images * Tiling(TILE, 1).tiles(resolution) * faces <= _MOST_AT_ONCE
 
 
 def project_and_bin(
@@ -118,21 +114,17 @@ def project_and_bin(
 ) -> Bins:
     """`project` and `bin_faces` in one launch, for a small scene on the CPU. The screen comes to be in `out_screen`."""
     (height, width), faces = resolution, triangles.shape[0]
-    images, tiles = positions.shape[0], _tiles(positions.shape[0], resolution)
-    bounds = torch.empty((images, faces, 4), dtype=torch.int32)
-    margins = torch.empty((images, faces, 3), dtype=positions.dtype)
+    images = positions.shape[0]
+    tiles = images * Tiling(TILE, 1).tiles(resolution)
+    records = torch.empty((images, faces, *_RECORD), dtype=positions.dtype)
     offsets = torch.empty(tiles + 1, dtype=torch.int32)
     listed = torch.empty(tiles * faces, dtype=torch.int32)
     module.project_and_bin(
         positions=positions, triangles=triangles, parameters=parameters, extents=extents, out_screen=out_screen,
-        out_bounds=bounds, out_margins=margins, out_offsets=offsets, unchecked_faces=listed,
-        cull_backfaces=int(cull_backfaces), width=width, height=height, **tensors,
+        out_records=records, out_offsets=offsets, unchecked_faces=listed, cull_backfaces=int(cull_backfaces),
+        width=width, height=height, **tensors,
     ).launchRaw((1, 1, 1), (1, 1, 1))  # fmt: skip
-    return Bins(bounds, margins, offsets, listed)
-
-
-def _tiles(images: int, resolution: tuple[int, int]) -> int:
-    return images * -(-resolution[0] // TILE) * -(-resolution[1] // TILE)
+    return Bins(records, offsets, listed)
 
 
 def _shared_out(module: Module, images: int, faces: int) -> tuple[int, int, dict[str, tuple[int, int, int]]]:

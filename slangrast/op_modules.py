@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,38 @@ from .runtime.request import BuildRequest
 from .runtime.shader_paths import shader_folder
 
 TILE = 16
+
+
+class Tiling(NamedTuple):
+    """How the soft rasterizer shares out an image."""
+
+    tile: int  # pixels of a tile across and down
+    splits: int  # threads that share a pixel, each with a part of its tile's list
+
+    @property
+    def defines(self) -> tuple[tuple[str, int], ...]:
+        return ("TILE", self.tile), ("SPLITS", self.splits)
+
+    def tiles(self, resolution: tuple[int, int]) -> int:
+        """Those of one image."""
+        return -(-resolution[0] // self.tile) * -(-resolution[1] // self.tile)
+
+
+_ONE_THREAD_A_TILE = Tiling(TILE, 1)
+# Of a small image, tiles of 16 x 16 would leave most of a GPU without work.
+_WARPS_SMALL, _WARPS = Tiling(8, 4), Tiling(TILE, 2)
+_SMALL_SIDE = 128
+
+
+def tiling_for(like: torch.Tensor, resolution: tuple[int, int]) -> Tiling:
+    """How to share out an image of `resolution` on the device of `like`."""
+    if _one_thread_a_tile(like.device.type):
+        return _ONE_THREAD_A_TILE
+    return _WARPS_SMALL if max(resolution) <= _SMALL_SIDE else _WARPS
+
+
+def _one_thread_a_tile(device_type: str) -> bool:
+    return device_type == "cpu" and not current_checks.get().simt
 
 
 def op_module(
@@ -28,7 +60,7 @@ def op_module(
     Args:
         shader: its name.
         like: a tensor on the device and in the precision to compute in.
-        defines: macros, as a mapping or as its items.
+        defines: macros, as a mapping or as its items. TILE is 16 where they do not say otherwise.
         choices: the formulas that it is compiled with; what they take from Python is then `layout_of(module)`.
     """
     precision = "float64" if like.dtype == torch.float64 else "float32"
@@ -62,13 +94,13 @@ def _load(
     folder = shader_folder().resolve()
     macros = {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in defines}
     engine = "simt" if checks.simt else None
-    patch = TILE if device_type == "cpu" and not checks.simt else 1
+    patch = TILE if _one_thread_a_tile(device_type) else 1
 
     def request() -> BuildRequest:
         layout = describe(choices)
         return BuildRequest(
             path=str(folder / f"{shader}.slang"),
-            defines={**macros, "TILE": str(TILE), "PATCH": str(patch), **layout.defines},
+            defines={"TILE": str(TILE), **macros, "PATCH": str(patch), **layout.defines},
             include_paths=(str(folder),),
             precision=precision,
             debug=checks.debug,

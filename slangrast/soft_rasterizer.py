@@ -24,9 +24,9 @@ from .arguments import (
 )
 from .binning import Bins, bin_faces, find_extents, is_small, project_and_bin
 from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
-from .op_modules import TILE, layout_of, op_module, patch_of
+from .op_modules import Tiling, layout_of, op_module, tiling_for
 from .projection import Projection, not_yet_projected, project
-from .runtime import Kernel, Module
+from .runtime import Kernel, Launchable, Module
 from .runtime.cpu_threads import kernel_threads
 from .runtime.steady import steady
 
@@ -134,8 +134,9 @@ def soft_rasterize(
         perspective_correct=bool(perspective_correct),
     )
     shades = fragment is not None
+    tiling = tiling_for(scene.positions, scene.resolution)
     if shades:
-        module = variant.module(None, scene.positions)
+        module = variant.module(None, scene.positions, tiling)
         attributes = pack_attributes(name, layout_of(module), attributes)
     attributes = check_attributes(name, attributes, scene)
     channels = attributes.shape[-1]
@@ -149,17 +150,18 @@ def soft_rasterize(
     softness = check_softness(name, scene, sigma=sigma, gamma=gamma, epsilon=epsilon)
     limits = check_limits(name, near, far, cutoff)
 
-    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces))
+    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces), tiling)
     # An image of many channels is several images of the same faces: each pass has all gradients of its own channels.
     passes = []
     colors = [background] if channels <= _MOST_CHANNELS else background.split(_MOST_CHANNELS, dim=-1)
     inputs = [attributes] if channels <= _MOST_CHANNELS else attributes.split(_MOST_CHANNELS, dim=-1)
     for some_background, some_attributes in zip(colors, inputs, strict=True):
         if not shades:
-            module = variant.module(some_background.shape[-1], scene.positions)
+            module = variant.module(some_background.shape[-1], scene.positions, tiling)
         passes.append(
             _render(
-                name, module, variant, scene, bins, limits, projection, some_attributes, softness, some_background
+                name, module, variant, scene, bins, limits, tiling, projection, some_attributes, softness,
+                some_background,
             )
         )  # fmt: skip
     color = passes[0][0] if len(passes) == 1 else torch.cat([one[0] for one in passes], dim=-1)
@@ -209,10 +211,13 @@ def soft_silhouette(
     check_image_size(name, scene, 1)
     softness = check_softness(name, scene, sigma=sigma, gamma=1.0, epsilon=0.0)
     limits = check_limits(name, near, far, cutoff)
-    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces))
+    tiling = tiling_for(scene.positions, scene.resolution)
+    projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces), tiling)
     nothing = [lasting_zeros((1,) * size, scene.positions.dtype, scene.positions.device) for size in (3, 4)]
-    module = variant.module(0, scene.positions)
-    _, image, _ = _render(name, module, variant, scene, bins, limits, projection, nothing[0], softness, nothing[1])
+    module = variant.module(0, scene.positions, tiling)
+    _, image, _ = _render(
+        name, module, variant, scene, bins, limits, tiling, projection, nothing[0], softness, nothing[1]
+    )
     return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
@@ -266,9 +271,14 @@ class _Variant:
     def by_kind(self) -> dict[str, tuple[Choice]]:
         return {choice.kind: (choice,) for choice in self.choices}
 
-    def module(self, channels: int | None, like: torch.Tensor) -> Module:
+    @cached_property
+    def unites(self) -> bool:
+        return Choice("silhouette", "Probabilistic", has_fields=False) in self.choices
+
+    def module(self, channels: int | None, like: torch.Tensor, tiling: Tiling) -> Module:
         """The kernel for an image of `channels`. None: as many as the fragment shader gives."""
-        defines = self.defines if channels is None else (*self.defines, ("CHANNELS", channels))
+        defines = (*self.defines, *tiling.defines)
+        defines = defines if channels is None else (*defines, ("CHANNELS", channels))
         return op_module("soft_rasterizer", like, defines, self.choices)
 
     @cached_property
@@ -279,6 +289,7 @@ class _Variant:
             ("PERSPECTIVE_CORRECT", self.perspective_correct),
             ("KEEPS_NEAREST", self.keeps_nearest),
             ("KEEPS_LARGEST", self.keeps_largest),
+            ("UNITES", self.unites),
         )
 
 
@@ -289,24 +300,38 @@ def _shipped_variant(formulas: tuple[tuple[str, str], ...], options: tuple[tuple
 
 
 def _project_and_bin(
-    caller: str, scene: Scene, variant: _Variant, softness: torch.Tensor, limits: Limits, cull_backfaces: bool
+    caller: str,
+    scene: Scene,
+    variant: _Variant,
+    softness: torch.Tensor,
+    limits: Limits,
+    cull_backfaces: bool,
+    tiling: Tiling,
 ) -> tuple[Projection, Bins]:
     positions, triangles, resolution = scene.positions, scene.triangles, scene.resolution
     extents = _extents(caller, variant, softness, positions, limits.cutoff)
-    module, parameters, tensors = _prepare(caller, "bin", variant, "coverage", softness, positions)
+    module, parameters, tensors = _prepare(
+        caller, "bin", variant, "coverage", softness, positions, (("TILE", tiling.tile),)
+    )
     given = (triangles, parameters, tensors, extents, resolution, cull_backfaces)
     if is_small(module, positions.shape[0], triangles.shape[0], resolution):
         projection = not_yet_projected(positions, resolution)
         return projection, project_and_bin(module, positions, projection.screen, *given)
     projection = project(positions, resolution)
-    return projection, bin_faces(module, projection.screen, *given)
+    return projection, bin_faces(module, projection.screen, *given, tiling)
 
 
 def _prepare(
-    caller: str, shader: str, variant: _Variant, kind: str, softness: torch.Tensor, like: torch.Tensor
+    caller: str,
+    shader: str,
+    variant: _Variant,
+    kind: str,
+    softness: torch.Tensor,
+    like: torch.Tensor,
+    defines: tuple[tuple[str, int], ...] = (),
 ) -> tuple[Module, torch.Tensor, dict[str, torch.Tensor]]:
     """A module compiled for the formula of one kind, its parameters and its tensors, by argument."""
-    module = op_module(shader, like, choices=variant.by_kind[kind])
+    module = op_module(shader, like, defines, variant.by_kind[kind])
     layout, given = layout_of(module), {kind: variant.given[kind]}
     if not layout.takes_anything and not given[kind]:
         return module, softness, {}
@@ -338,6 +363,7 @@ def _render(
     scene: Scene,
     bins: Bins,
     limits: Limits,
+    tiling: Tiling,
     projection: Projection,
     attributes: torch.Tensor,
     softness: torch.Tensor,
@@ -348,8 +374,9 @@ def _render(
     parameters = pack_parameters(caller, layout, variant.given, softness)
     tensors = pack_tensors(caller, layout, variant.given, projection.screen)
     return _SoftRasterize.apply(
-        scene.positions, attributes, parameters, background, module, variant, scene, bins, limits, projection, *tensors
-    )
+        scene.positions, attributes, parameters, background, module, variant, scene, bins, limits, tiling, projection,
+        *tensors,
+    )  # fmt: skip
 
 
 def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
@@ -376,6 +403,7 @@ class _SoftRasterize(torch.autograd.Function):
         scene: Scene,
         bins: Bins,
         limits: Limits,
+        tiling: Tiling,
         projection: Projection,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -391,51 +419,53 @@ class _SoftRasterize(torch.autograd.Function):
         if keeps_winners:
             winners = torch.empty((images, height, width, 2), dtype=torch.int32, device=screen.device)
         inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
-        fixed = (scene.triangles, bins.bounds, bins.margins, bins.tile_faces, bins.tile_offsets, state, winners)
+        fixed = (scene.triangles, bins.records, bins.tile_faces, bins.tile_offsets, state, winners)
         # Of outputs autograd saves copies of its own kind, which take longer to make than these.
         ctx.save_for_backward(positions, *inputs, *(output.detach() for output in outputs), *fixed, *tensors)
-        ctx.module, ctx.limits, ctx.projection = module, limits, projection
-        tiles, own = _tiles(silhouette), _arguments(module, tensors)
-        given = (*_one_part(inputs), background)
-        _launch(module.soft_rasterize, patch_of(module), tiles, given, outputs, fixed, limits, own)
+        ctx.module, ctx.limits, ctx.tiling, ctx.projection = module, limits, tiling, projection
+        given, own = (*_one_part(inputs), background), _arguments(module, tensors)
+        one_thread = module.warp_size == 1
+        block = (1, 1, 1) if one_thread else (32, tiling.tile**2 // 32, tiling.splits)
+        grid = (tiling.tiles(scene.resolution), 1, images)
+        _prepared(module.soft_rasterize, given, outputs, fixed, limits, own).launchRaw(block, grid)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
         positions, *saved = ctx.saved_tensors
-        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:14], saved[14:]
+        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:13], saved[13:]
         grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
         grad_background = torch.empty_like(inputs[3], memory_format=torch.contiguous_format)
-        parts = _parts(ctx.module, outputs[1])
+        one_thread = ctx.module.warp_size == 1
+        images, tiles = len(outputs[1]), ctx.tiling.tiles(outputs[1].shape[1:])
+        parts = _parts(tiles, images) if one_thread else 1
         spread = inputs[:3]
         if parts > 1:
             spread = [tensor.unsqueeze(1).expand(-1, parts, *tensor.shape[1:]) for tensor in spread]
         sums = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in spread]
         one_or_more = _one_part if parts == 1 else _several_parts
-        _launch(
+        launch = _prepared(
             ctx.module.soft_rasterize.bwd,
-            patch := patch_of(ctx.module),
-            parts if patch > 1 else _tiles(outputs[1]),
             (*zip(one_or_more(spread), one_or_more(sums), strict=True), (inputs[3], grad_background)),
             tuple(zip(outputs, grad_outputs, strict=True)),
             fixed,
             ctx.limits,
             _arguments(ctx.module, tensors, grads),
         )
-        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[10:])
+        block = (1, 1, 1) if one_thread else (32, ctx.tiling.tile**2 // 32, 1)
+        grid = (parts if one_thread else tiles, ctx.tiling.splits, images)
+        launch.launchRaw(block, grid)
+        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[11:])
         grads = [*(one.sum(1) if parts > 1 else one for one in sums), grad_background, *grads]
         if needed[0]:
             grads[0] = ctx.projection.reverse(positions, grads[0])
         wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
-        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = grad_projection = None
+        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = grad_tiling = grad_projection = None
         return (
-            *wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, grad_projection, *wanted[4:]
+            *wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, grad_tiling, grad_projection,
+            *wanted[4:],
         )  # fmt: skip
-
-
-def _tiles(image: torch.Tensor) -> int:
-    return -(-image.shape[1] // TILE) * -(-image.shape[2] // TILE)
 
 
 def _one_part(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -454,13 +484,11 @@ def _several_parts(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
 _MOST_PARTS = 16
 
 
-def _parts(module: Module, image: torch.Tensor) -> int:
-    """How many parts of an image have gradients of their own: enough for all threads, where one takes a part whole."""
-    if patch_of(module) == 1:
-        return 1
+def _parts(tiles: int, images: int) -> int:
+    """How many parts of an image have gradients of their own, where a thread renders tiles alone: enough for all."""
     threads = kernel_threads()
     wanted = 1 if threads == 1 else min(4 * threads, _MOST_PARTS)
-    return min(_tiles(image), -(-wanted // len(image)))
+    return min(tiles, -(-wanted // images))
 
 
 def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None = None) -> dict[str, Any]:
@@ -474,24 +502,16 @@ def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None 
     }
 
 
-def _launch(
-    kernel: Kernel,
-    patch: int,
-    blocks: int,
-    inputs: tuple,
-    outputs: tuple,
-    fixed: tuple,
-    limits: Limits,
-    tensors: dict[str, Any],
-) -> None:
-    """Launch soft_rasterize or its reverse, with so many blocks an image. Inputs and outputs may be (value, grad)."""
+def _prepared(
+    kernel: Kernel, inputs: tuple, outputs: tuple, fixed: tuple, limits: Limits, tensors: dict[str, Any]
+) -> Launchable:
+    """soft_rasterize or its reverse, ready to launch. Inputs and outputs may be (value, grad)."""
     screen, attributes, parameters, background = inputs
     out_color, out_silhouette, out_depth = outputs
-    triangles, bounds, margins, tile_faces, tile_offsets, state, winners = fixed
-    threads = TILE // patch
-    kernel(
+    triangles, records, tile_faces, tile_offsets, state, winners = fixed
+    return kernel(
         screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
-        bounds=bounds, margins=margins, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
+        records=records, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
         out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
         near=limits.near, far=limits.far, cutoff=limits.cutoff, **tensors,
-    ).launchRaw(blockSize=(threads, threads, 1), gridSize=(blocks, 1, len(state)))  # fmt: skip
+    )  # fmt: skip

@@ -24,10 +24,12 @@ def fragment_rows(near: float, far: float, cutoff: float, sigma: float) -> Tenso
 def test_a_fragment_is_kept_between_the_planes_and_above_the_cutoff(dtype: torch.dtype) -> None:
     rows = fragment_rows(2.0, 5.0, 0.2, 0.05).to(dtype)
     depth = probe("fragment", "make_fragment", rows, 7, **PATCH)[:, 3]
-    kept, inside, coverage = probe("fragment", "test_fragment", rows, 3, **PATCH).unbind(dim=1)
+    kept, inside, coverage, wholly = probe("fragment", "test_fragment", rows, 4, **PATCH).unbind(dim=1)
     expected = (depth >= 2) & (depth <= 5) & (coverage >= 0.2)
     assert torch.equal(kept > 0, expected) and 0 < expected.sum() < ROWS
     assert torch.equal(inside > 0, coverage >= 0.5)
+    # Where a whole face is in range, no pixel's depth is out of it.
+    assert ((depth >= 2) & (depth <= 5))[wholly > 0].all() and 0 < (wholly > 0).sum() < ROWS
 
 
 @in_both_precisions
@@ -78,10 +80,40 @@ def test_sum_of(dtype: torch.dtype) -> None:
 
 @in_both_precisions
 def test_pixels_of_a_patch(dtype: torch.dtype) -> None:
-    """Block by block of 4 x 4 from its corner; the last patch reaches beyond an image of 53 x 37."""
+    """Block by block of 4 x 4 from the patch's corner; the last patch reaches beyond an image of 53 x 37."""
     pixels = [(4 * (block % 2) + x, 4 * (block // 2) + y) for block in range(4) for y in range(4) for x in range(4)]
     rows = torch.tensor([48.0, 32.0, 53.0, 37.0]).expand(64, 4)
     index = torch.arange(64)[:, None]
     found = probe("fragment", "patch", torch.cat([rows, index], dim=1).to(dtype), 3, **PATCH)
     assert [(x - 48, y - 32) for x, y in found[:, :2].tolist()] == pixels
     assert (found[:, 2] > 0).tolist() == [x < 5 and y < 5 for x, y in pixels]
+
+
+@in_both_precisions
+def test_blocks_that_a_face_may_reach(dtype: torch.dtype) -> None:
+    """Every block with a pixel within the margin of all three edges' lines, and no block that is far outside of one."""
+    width, height, margin = 53, 37, 0.05
+    corners = torch.tensor([[0, 0], [8, 0], [48, 32], [24, 16]]).repeat(ROWS // 4, 1)
+    faces = pixels_and_faces(ROWS, seed=6)[:, 2:]
+    head = torch.cat([corners, torch.tensor([width, height]).expand(ROWS, 2)], dim=1)
+    rows = torch.cat([head, faces, torch.full((ROWS, 1), margin)], dim=1)
+    found = probe("fragment", "reached_blocks", rows.to(dtype), 1, **PATCH)[:, 0].long()
+
+    block, y, x = torch.meshgrid(torch.arange(4), torch.arange(4), torch.arange(4), indexing="ij")
+    across, down = 4 * (block % 2) + x, 4 * (block // 2) + y
+    column, row = corners[:, 0, None, None, None] + across, corners[:, 1, None, None, None] + down
+    pixels = torch.stack([2 * column + 1 - width, height - 1 - 2 * row], dim=-1).double() / min(width, height)
+    v = faces.reshape(ROWS, 3, 4)[..., :2]
+    edges = v.roll(-1, dims=1) - v
+    winding = torch.sign(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
+    inside = []
+    for k in range(3):
+        from_start = pixels - v[:, k, None, None, None]
+        cross = edges[:, k, 0, None, None, None] * from_start[..., 1] - edges[:, k, 1, None, None, None] * from_start[..., 0]
+        inside.append(winding[:, None, None, None] * cross / edges[:, k].norm(dim=-1)[:, None, None, None])
+    nearest = torch.stack(inside, dim=-1)  # [ROWS, 4, 4, 4, 3] how far inside each edge's line
+    needed = ((nearest >= -margin).all(dim=-1)).flatten(2).any(dim=2)
+    hopeless = (nearest.amax(dim=(2, 3)) < -margin - 0.01).any(dim=2)
+    reached = found[:, None] >> torch.arange(4) & 1
+    assert (reached[needed] == 1).all() and (reached[hopeless] == 0).all()
+    assert needed.any() and hopeless.any() and not needed.all()

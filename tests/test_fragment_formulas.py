@@ -49,6 +49,7 @@ def defines(variant: dict) -> dict:
         "SILHOUETTE": SILHOUETTES[variant["silhouette"]].struct,
         "KEEPS_NEAREST": variant["aggregation"] == "hard",
         "KEEPS_LARGEST": variant["silhouette"] == "max",
+        "UNITES": variant["silhouette"] == "probabilistic",
         "CHANNELS": 1,  # of the kernel, which is compiled along: the least of it
         "WITH_COLOR": True,
         "VIEW_DEPTH": variant["depth"] == "view",

@@ -44,6 +44,7 @@ class Packer:
     def __init__(self, arguments: Sequence[Any], reads_gradients: bool) -> None:
         self._scalars: list[int] = []
         self._tensors: list[tuple[int, bool]] = []  # which argument, and whether a gradient comes with it
+        self._dense: list[int] = []  # which arguments have vectors as elements
         self._is_simple = True
         places: list[tuple[int, int, int, int]] = []
         scalars: list[Any] = []
@@ -56,8 +57,9 @@ class Packer:
                     places.append((one.offset + one.type.gradient_offset, *gradient, _GRADIENT))
                 else:
                     places.append((one.offset, *value, _VALUE_AND_UNTOUCHED_GRADIENT))
-            elif isinstance(one.type, TensorType) and not one.type.dense:
+            elif isinstance(one.type, TensorType):
                 self._tensors.append((index, False))
+                self._dense += [index] if one.type.dense else []
                 places.append((one.offset, *_CODES[one.type.dtype], _VALUE))
             elif type(one.type) is ScalarType and one.type.code != "?":
                 self._scalars.append(index)
@@ -89,6 +91,8 @@ class Packer:
             self._numbers.pack_into(context.buffer, 0, *numbers)  # and zeros between them: tensors come after it
             # DLPack does not tell of a lazy negation.
             if True in [tensor.is_neg() for tensor in tensors]:
+                return False
+            if not all(values[index].is_contiguous() for index in self._dense):
                 return False
             start = ctypes.byref(ctypes.c_char.from_buffer(context.buffer))
             if not call(functions, tensors, self._places, len(self._places), start):
