@@ -317,9 +317,7 @@ class _Rasterize(torch.autograd.Function):
         return grad_positions, grad_triangles, grad_bins, grad_image_shape, grad_nearest_small, grad_layer
 
 
-def _launch(
-    kernel: Kernel, positions: Any, outputs: Any, fixed: Any, nearest_small: torch.Tensor | None
-) -> Launchable:
+def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any, nearest_small: torch.Tensor | None) -> Launchable:
     """`rasterize` or its reverse, ready to launch. Positions and outputs may be (value, grad)."""
     barycentrics, depth, inverse_w = outputs
     triangles, ranges, tile_counts, tile_ends, tile_triangles, last_id, last_depth, triangle_id = fixed
