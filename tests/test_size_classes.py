@@ -71,7 +71,7 @@ def equal_depths() -> Scene:
 def many_tiles() -> Scene:
     """Triangles of over 32 tiles, some over 16 across, for which the threads of a warp make the lists together."""
     resolution = (85, 290)
-    return shuffled(scenes.soup(6, resolution, 3.0, 7), scenes.soup(70, resolution, 0.2, 8))
+    return shuffled(scenes.soup(6, resolution, 9.0, 7), scenes.soup(70, resolution, 0.2, 8))
 
 
 SCENES = [mixed, slivers, around_the_eye, equal_depths, many_tiles, scenes.one_pixel]
