@@ -217,7 +217,8 @@ def _bin(scene: Scene, ranges: torch.Tensor, image_shape: tuple[int, int, int]) 
         raise ValueError(
             f"rasterize: {entries} pairs of triangle and tile are more than 2**31 - 1: render fewer images at a time"
         )
-    ends = (ends - counts).to(torch.int32)  # where lists begin; filling moves each to its list's end
+    # Where lists begin; filling moves each to its list's end.
+    ends = torch.sub(ends, counts, out=torch.empty_like(counts))
     found = torch.empty(entries, dtype=torch.int32, device=device)
     module.fill_tiles(**arguments, tile_ends=ends, tile_triangles=found).launchRaw(**launch)
     return _Bins(ranges, counts, ends, found, small_box), nearest_small
