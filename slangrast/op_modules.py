@@ -75,6 +75,11 @@ def layout_of(module: Module) -> Layout:
     return layout
 
 
+def has_warps(like: torch.Tensor) -> bool:
+    """Whether kernels for tensors like `like` run in warps of more than one lane."""
+    return like.device.type != "cpu" or current_checks.get().simt
+
+
 def patch_of(module: Module) -> int:
     """How many pixels across a thread renders: a whole tile where a warp is one lane, so that rows become vectors."""
     return TILE if module.warp_size == 1 else 1

@@ -11,13 +11,15 @@ from torch.autograd.function import once_differentiable
 
 from .arguments import Scene, check_image_size, check_scene
 from .list_room import room_for
-from .op_modules import TILE, op_module, patch_of
+from .op_modules import TILE, has_warps, op_module, patch_of
 from .runtime import Kernel, Launchable, Module
 
 LARGEST_SIDE = 8192  # pixel positions and tile tests are made for this
 _MOST_ENTRIES = 2**31 - 1
 _RUN = 32  # as in the shaders
-_THREADS_PER_TRIANGLE = 8  # CUDA: what shares the tiles of one triangle while tiles are listed
+_SMALL_BOX = 64  # as in the shader: with warps, one thread draws a triangle whose box has no more pixels
+_NO_SMALL = 0x40000000_FFFFFFFF  # of nearest_word.slang: the triangle -1 at a depth of 2, beyond the far plane
+_WARPS_AT_LEAST = 2048  # a quarter of what a large GPU holds: with fewer, several share each triangle's tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +109,11 @@ def rasterize(
         raise ValueError(f"{name}: resolution must be at most {LARGEST_SIDE} a side, got {height} x {width}")
     check_image_size(name, scene, 4)
     ranges = _check_ranges(name, ranges, scene)
+    image_shape = (len(ranges), height, width)
     with torch.no_grad():
-        bins = _bin(scene, ranges)
+        bins, nearest_small = _bin(scene, ranges, image_shape)
     triangle_id, barycentrics, depth, inverse_w = _Rasterize.apply(
-        scene.positions, scene.triangles, bins, (len(ranges), height, width), None
+        scene.positions, scene.triangles, bins, image_shape, nearest_small, None
     )
     return GeometryBuffer(
         triangle_id, barycentrics, depth, inverse_w,
@@ -144,8 +147,10 @@ def peel(geometry: GeometryBuffer) -> GeometryBuffer:
     if not isinstance(geometry, GeometryBuffer):
         raise TypeError(f"peel: geometry must be a GeometryBuffer, got {type(geometry).__name__}")
     layer = geometry.triangle_id, geometry.depth.detach()
+    with torch.no_grad():
+        nearest_small = _draw_small_triangles(geometry, layer)
     triangle_id, barycentrics, depth, inverse_w = _Rasterize.apply(
-        geometry.positions, geometry.triangles, geometry._bins, tuple(geometry.triangle_id.shape), layer
+        geometry.positions, geometry.triangles, geometry._bins, tuple(geometry.triangle_id.shape), nearest_small, layer
     )
     layers = {"triangle_id": triangle_id, "barycentrics": barycentrics, "depth": depth, "inverse_w": inverse_w}
     return dataclasses.replace(geometry, **layers, _slopes=[])
@@ -180,46 +185,94 @@ def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
 class _Bins:
     """Triangles by tile: those of tile t are triangles[ends[t] - counts[t] : ends[t]], in any order.
 
-    Where a list does not fit in, its tile is to go through all triangles of its range.
+    Where a list does not fit in, its tile is to go through all triangles of its range. Small triangles are in no list.
     """
 
     ranges: torch.Tensor  # [N, 2] int32
     counts: torch.Tensor  # [N * tiles] int32, tiles row by row
     ends: torch.Tensor  # [N * tiles] int32
     triangles: torch.Tensor  # [entries] int32
+    small_box: int  # the pixels of the largest box of a small triangle; 0 where there are none
 
 
-def _bin(scene: Scene, ranges: torch.Tensor) -> _Bins:
-    """List the triangles that may touch each tile of 16 x 16 pixels: count, scan, fill."""
-    height, width = scene.resolution
-    images, device = len(ranges), scene.positions.device
-    module = op_module("rasterize", scene.positions, {"PEEL": False})
-    tiles = -(-height // TILE) * -(-width // TILE)
-    most = int(ranges[:, 1].max()) if device.type == "cpu" else len(scene.triangles)
-    threads = 1 if module.warp_size == 1 else _THREADS_PER_TRIANGLE
-    launch = {"blockSize": (32, threads, 1), "gridSize": (-(-most // 32), 1, images)}
+def _bin(scene: Scene, ranges: torch.Tensor, image_shape: tuple[int, int, int]) -> tuple[_Bins, torch.Tensor | None]:
+    """List the triangles that may touch each tile of 16 x 16 pixels: count, scan, fill. Draw small ones on the way."""
+    images, height, width = image_shape
+    device = scene.positions.device
+    small_box = _small_box(scene.positions)
+    module = _module(scene.positions, small_box, is_peeling=False)
+    tiles_high, tiles_wide = -(-height // TILE), -(-width // TILE)
+    launch, slices = _a_thread_for_each_triangle(module, scene.triangles, ranges, tiles_high)
     arguments = {
-        "positions": scene.positions, "triangles": scene.triangles, "ranges": ranges, "height": height, "width": width
+        "positions": scene.positions, "triangles": scene.triangles, "ranges": ranges, "height": height, "width": width,
+        "slices": slices,
     }  # fmt: skip
-    counts = torch.zeros(images * tiles, dtype=torch.int32, device=device)
-    module.count_tiles(**arguments, tile_counts=counts).launchRaw(**launch)
+    counts = torch.zeros(images * tiles_high * tiles_wide, dtype=torch.int32, device=device)
+    nearest_small = _nothing_small(image_shape, device) if small_box else None
+    small = {} if nearest_small is None else {"nearest_small": nearest_small}
+    module.count_tiles(**arguments, **small, tile_counts=counts).launchRaw(**launch)
     ends = counts.cumsum(0)
     entries = room_for(ends[-1], (images, len(scene.triangles), scene.resolution))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"rasterize: {entries} pairs of triangle and tile are more than 2**31 - 1: render fewer images at a time"
         )
-    ends = (ends - counts).to(torch.int32)  # where lists begin; filling moves each to its list's end
+    # Where lists begin; filling moves each to its list's end.
+    ends = torch.sub(ends, counts, out=torch.empty_like(counts))
     found = torch.empty(entries, dtype=torch.int32, device=device)
     module.fill_tiles(**arguments, tile_ends=ends, tile_triangles=found).launchRaw(**launch)
-    return _Bins(ranges, counts, ends, found)
+    return _Bins(ranges, counts, ends, found, small_box), nearest_small
+
+
+def _draw_small_triangles(geometry: GeometryBuffer, layer: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor | None:
+    """[N, H, W] int64, the nearest small triangle behind a layer; None where lists have them all."""
+    bins = geometry._bins
+    if bins.small_box == 0:
+        return None
+    module = _module(geometry.positions, bins.small_box, is_peeling=True)
+    height, width = geometry.resolution
+    nearest_small = _nothing_small(tuple(geometry.triangle_id.shape), geometry.positions.device)
+    launch, _ = _a_thread_for_each_triangle(module, geometry.triangles, bins.ranges, tiles_high=1)
+    module.draw_small_triangles(
+        positions=geometry.positions, triangles=geometry.triangles, ranges=bins.ranges, last_id=layer[0],
+        last_depth=layer[1], nearest_small=nearest_small, height=height, width=width,
+    ).launchRaw(**launch)  # fmt: skip
+    return nearest_small
+
+
+def _small_box(positions: torch.Tensor) -> int:
+    """The most pixels that the box of a small triangle has. One lane draws as fast from lists; a double is no word."""
+    return _SMALL_BOX if has_warps(positions) and positions.dtype == torch.float32 else 0
+
+
+def _nothing_small(image_shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.full(image_shape, _NO_SMALL, dtype=torch.int64, device=device)
+
+
+def _module(positions: torch.Tensor, small_box: int, *, is_peeling: bool) -> Module:
+    return op_module("rasterize", positions, {"PEEL": is_peeling, "SMALL_BOX": small_box})
+
+
+def _a_thread_for_each_triangle(
+    module: Module, triangles: torch.Tensor, ranges: torch.Tensor, tiles_high: int
+) -> tuple[dict[str, tuple[int, int, int]], int]:
+    """A launch, and the slices of it. Of few triangles, threads of many slices share the tiles."""
+    images = len(ranges)
+    most = int(ranges[:, 1].max()) if ranges.device.type == "cpu" else len(triangles)
+    threads, slices = 32, 1
+    if module.warp_size > 1:
+        threads = 128
+        warps = max(images * -(-most // module.warp_size), 1)
+        slices = max(min(_WARPS_AT_LEAST // warps, -(-tiles_high // 2)), 1)  # two rows of tiles a slice at least
+    return {"blockSize": (threads, 1, 1), "gridSize": (-(-most // threads), slices, images)}, slices
 
 
 class _Rasterize(torch.autograd.Function):
     """Binned triangles to pixels, by shaders/rasterize.slang.
 
     Tensors: positions [M, V, 4] (differentiable) -> triangle_id [N, H, W], barycentrics [N, H, W, 2], depth and
-    inverse_w [N, H, W] (differentiable). `layer` is the triangle_id and depth behind which to look, or None.
+    inverse_w [N, H, W] (differentiable). `nearest_small` [N, H, W] is what was drawn of small triangles, or None;
+    `layer` the triangle_id and depth behind which to look, or None.
     """
 
     @staticmethod
@@ -229,10 +282,11 @@ class _Rasterize(torch.autograd.Function):
         triangles: torch.Tensor,
         bins: _Bins,
         image_shape: tuple[int, int, int],
+        nearest_small: torch.Tensor | None,
         layer: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, ...]:
         images, height, width = image_shape
-        module = op_module("rasterize", positions, {"PEEL": layer is not None})
+        module = _module(positions, bins.small_box, is_peeling=layer is not None)
         triangle_id = torch.empty(image_shape, dtype=torch.int32, device=positions.device)
         barycentrics = positions.new_empty((*image_shape, 2))
         depth, inverse_w = positions.new_empty(image_shape), positions.new_empty(image_shape)
@@ -242,9 +296,9 @@ class _Rasterize(torch.autograd.Function):
         ctx.mark_non_differentiable(triangle_id)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(positions, *outputs, *fixed)
-        ctx.module = module
+        ctx.module, ctx.small_box = module, bins.small_box
         threads = TILE // patch_of(module)
-        _launch(module.rasterize, positions, outputs, fixed).launchRaw(
+        _launch(module.rasterize, positions, outputs, fixed, nearest_small).launchRaw(
             blockSize=(threads, threads, 1), gridSize=(-(-width // TILE), -(-height // TILE), images)
         )
         return triangle_id, *outputs
@@ -256,21 +310,24 @@ class _Rasterize(torch.autograd.Function):
         outputs, fixed = tensors[:3], tensors[3:]
         grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
         pairs = [(out, torch.zeros_like(out) if g is None else g) for out, g in zip(outputs, grad_outputs, strict=True)]
-        launch = _launch(ctx.module.rasterize.bwd, (positions, grad_positions), pairs, fixed)
+        # What was drawn is not asked for again.
+        nearest_small = positions.new_empty((1, 1, 1), dtype=torch.int64) if ctx.small_box else None
+        launch = _launch(ctx.module.rasterize.bwd, (positions, grad_positions), pairs, fixed, nearest_small)
         ctx.module.launch(launch, over=_runs(ctx.module, fixed[-1]))
-        grad_triangles = grad_bins = grad_image_shape = grad_layer = None
-        return grad_positions, grad_triangles, grad_bins, grad_image_shape, grad_layer
+        grad_triangles = grad_bins = grad_image_shape = grad_nearest_small = grad_layer = None
+        return grad_positions, grad_triangles, grad_bins, grad_image_shape, grad_nearest_small, grad_layer
 
 
-def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any) -> Launchable:
+def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any, nearest_small: torch.Tensor | None) -> Launchable:
     """`rasterize` or its reverse, ready to launch. Positions and outputs may be (value, grad)."""
     barycentrics, depth, inverse_w = outputs
     triangles, ranges, tile_counts, tile_ends, tile_triangles, last_id, last_depth, triangle_id = fixed
+    small = {} if nearest_small is None else {"nearest_small": nearest_small}
     return kernel(
         positions=positions, triangles=triangles, ranges=ranges,
         tile_counts=tile_counts, tile_ends=tile_ends, tile_triangles=tile_triangles,
         last_id=last_id, last_depth=last_depth, out_triangle_id=triangle_id,
-        out_barycentrics=barycentrics, out_depth=depth, out_inverse_w=inverse_w,
+        out_barycentrics=barycentrics, out_depth=depth, out_inverse_w=inverse_w, **small,
     )  # fmt: skip
 
 
@@ -282,7 +339,7 @@ class _Differentiate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, positions: torch.Tensor, triangles: torch.Tensor, triangle_id: torch.Tensor) -> torch.Tensor:
-        ctx.module = module = op_module("rasterize", positions, {"PEEL": False})
+        ctx.module = module = _module(positions, _small_box(positions), is_peeling=False)
         slopes = positions.new_empty((*triangle_id.shape, 4))
         ctx.save_for_backward(positions, triangles, triangle_id, slopes)
         launch = module.differentiate_barycentrics(

@@ -74,8 +74,21 @@ def textured() -> list[torch.Tensor]:
     return _with_gradients(outputs, [vertices, uv, image])
 
 
+def drawn_by_size() -> list[torch.Tensor]:
+    """Small triangles apart from large ones, as where threads come in warps."""
+    op = sys.modules["slangrast.rasterize"]
+    vertices, _ = _mesh()
+    small_box, op._small_box = op._small_box, lambda positions: 20
+    try:
+        geometry = sr.rasterize(_project(vertices), _SPHERE.triangles, RESOLUTION)
+        behind = sr.peel(geometry)
+    finally:
+        op._small_box = small_box
+    return _with_gradients([geometry.depth, geometry.barycentrics, behind.depth], [vertices])
+
+
 SCENES: dict[str, Callable[[], list[torch.Tensor]]] = {
-    scene.__name__: scene for scene in (soft_color, nearest_color, binned_in_steps, textured)
+    scene.__name__: scene for scene in (soft_color, nearest_color, binned_in_steps, textured, drawn_by_size)
 }
 
 _SPHERE = sr.icosphere(1)

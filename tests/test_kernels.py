@@ -34,6 +34,7 @@ KERNELS = {
     "soft_rasterize": ("soft_rasterize", "test_soft_rasterizer.py"),
     "count_tiles": ("rasterize", "test_rasterize.py"),
     "fill_tiles": ("rasterize", "test_rasterize.py"),
+    "draw_small_triangles": ("rasterize", "test_rasterize.py"),
     "rasterize": ("rasterize", "test_rasterize.py"),
     "differentiate_barycentrics": ("rasterize", "test_rasterize.py"),
     "interpolate_attributes": ("interpolate", "test_interpolate.py"),

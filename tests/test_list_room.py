@@ -74,7 +74,8 @@ def test_on_cuda_a_step_waits_for_no_number() -> None:
         geometry = sr.rasterize(positions, triangles, soup.resolution)
         color = sr.interpolate(geometry, attributes)
         (image.color.square().sum() + image.silhouette.sum() + color.square().sum()).backward()
-        return [image.color.detach(), image.silhouette.detach(), color.detach(), positions.grad]
+        behind = sr.peel(geometry).depth.detach()
+        return [image.color.detach(), image.silhouette.detach(), color.detach(), behind, positions.grad]
 
     expected = [one.clone() for one in step()]
     torch.cuda.set_sync_debug_mode("error")
