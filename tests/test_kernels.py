@@ -39,6 +39,8 @@ KERNELS = {
     "interpolate_attributes": ("interpolate", "test_interpolate.py"),
     "sample_texture": ("texture", "test_texture_gradients.py"),
     "make_mip_level": ("mip_levels", "test_texture.py"),
+    "enter_positions": ("antialias", "test_antialias.py"),
+    "look_up_positions": ("antialias", "test_antialias.py"),
     "find_outlines": ("antialias", "test_antialias.py"),
     "blend_outlines": ("antialias", "test_antialias.py"),
     "add_edge_gradients": ("edge_gradients", "test_edge_gradients.py"),
