@@ -61,7 +61,7 @@ def interpolate(
     if len(attributes) not in (1, images):
         raise ValueError(f"{name}: attributes must be for 1 or {images} images like geometry, got {len(attributes)}")
     channels = _check_derivatives(name, derivatives, attributes.shape[-1])
-    values = _interpolate(geometry, attributes, geometry.barycentrics[..., None], 1.0)[..., 0].to(dtype)
+    values = _interpolate(geometry, attributes, geometry.barycentrics[..., None], 1.0).squeeze(-1).to(dtype)
     if channels is None:
         return values
     slopes = geometry.barycentric_derivatives.unflatten(-1, (2, 2))
