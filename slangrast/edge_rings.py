@@ -10,6 +10,7 @@ from torch import Tensor
 from .op_modules import op_module
 
 _KEPT = 8  # meshes
+_FEW_VERTICES = 512  # CPU: which one thread does sooner than it makes a second launch
 _MOST_HALF_EDGES = 2**31 - 1
 
 
@@ -64,8 +65,12 @@ def first_at_each_position(positions: Tensor) -> Tensor:
         module = op_module("coincident_vertices", positions)
         # At least twice the room that is needed: searches in a table that is nearly full are long.
         table = torch.full((2 << vertices.bit_length(),), -1, dtype=torch.int32, device=device)
-        module.launch(module.enter_positions(positions=positions, table=table), over=(vertices,))
-        module.launch(module.look_up_positions(positions=positions, table=table, out_first=first), over=(vertices,))
+        arguments = {"positions": positions, "table": table}
+        if module.warp_size == 1 and vertices <= _FEW_VERTICES:
+            module.find_first_positions(**arguments, out_first=first).launchRaw((1, 1, 1), (1, 1, 1))
+        else:
+            module.launch(module.enter_positions(**arguments), over=(vertices,))
+            module.launch(module.look_up_positions(**arguments, out_first=first), over=(vertices,))
     return first
 
 

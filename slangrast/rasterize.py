@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .arguments import Scene, check_image_size, check_scene
+from .arguments import Scene, check_image_size, check_scene, lasting_zeros
 from .list_room import room_for
 from .op_modules import TILE, op_module, patch_of
 from .runtime import Kernel, Launchable, Module
@@ -17,6 +18,7 @@ from .runtime import Kernel, Launchable, Module
 LARGEST_SIDE = 8192  # pixel positions and tile tests are made for this
 _MOST_ENTRIES = 2**31 - 1
 _RUN = 32  # as in the shaders
+_FEW_PAIRS = 256  # CPU: of tiles and triangles; to try them all is sooner done than to list them
 _THREADS_PER_TRIANGLE = 8  # CUDA: what shares the tiles of one triangle while tiles are listed
 
 
@@ -155,7 +157,7 @@ def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
     images, faces = len(scene.positions), len(scene.triangles)
     if ranges is None:
         every = torch.zeros((images, 2), dtype=torch.int32, device=scene.positions.device)
-        every[:, 1] = faces
+        every.select(1, 1).fill_(faces)
         return every
     if not isinstance(ranges, torch.Tensor):
         raise TypeError(f"{name}: ranges must be a tensor [N, 2] of int32 or int64, got {type(ranges).__name__}")
@@ -195,6 +197,8 @@ def _bin(scene: Scene, ranges: torch.Tensor) -> _Bins:
     images, device = len(ranges), scene.positions.device
     module = op_module("rasterize", scene.positions, {"PEEL": False})
     tiles = -(-height // TILE) * -(-width // TILE)
+    if module.warp_size == 1 and images * tiles * len(scene.triangles) <= _FEW_PAIRS:
+        return _Bins(ranges, *_no_lists(images * tiles))
     most = int(ranges[:, 1].max()) if device.type == "cpu" else len(scene.triangles)
     threads = 1 if module.warp_size == 1 else _THREADS_PER_TRIANGLE
     launch = {"blockSize": (32, threads, 1), "gridSize": (-(-most // 32), 1, images)}
@@ -213,6 +217,14 @@ def _bin(scene: Scene, ranges: torch.Tensor) -> _Bins:
     found = torch.empty(entries, dtype=torch.int32, device=device)
     module.fill_tiles(**arguments, tile_ends=ends, tile_triangles=found).launchRaw(**launch)
     return _Bins(ranges, counts, ends, found)
+
+
+@functools.lru_cache(64)
+def _no_lists(tiles: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Counts, ends and triangles in which no tile's list fits. Kept: nothing writes to them."""
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        ones = torch.ones(tiles, dtype=torch.int32)
+        return ones, ones, ones[:0]
 
 
 class _Rasterize(torch.autograd.Function):
@@ -255,11 +267,15 @@ class _Rasterize(torch.autograd.Function):
         positions, *tensors = ctx.saved_tensors
         outputs, fixed = tensors[:3], tensors[3:]
         grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
-        pairs = [(out, torch.zeros_like(out) if g is None else g) for out, g in zip(outputs, grad_outputs, strict=True)]
+        pairs = [(out, _gradient_or_zeros(g, out)) for out, g in zip(outputs, grad_outputs, strict=True)]
         launch = _launch(ctx.module.rasterize.bwd, (positions, grad_positions), pairs, fixed)
         ctx.module.launch(launch, over=_runs(ctx.module, fixed[-1]))
         grad_triangles = grad_bins = grad_image_shape = grad_layer = None
         return grad_positions, grad_triangles, grad_bins, grad_image_shape, grad_layer
+
+
+def _gradient_or_zeros(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return lasting_zeros(tuple(like.shape), like.dtype, like.device) if gradient is None else gradient
 
 
 def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any) -> Launchable:

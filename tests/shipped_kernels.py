@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import slangrast as sr
-from slangrast import binning
+from slangrast import binning, edge_rings
 from slangrast.runtime import cpu_engine
 from slangrast.runtime.cache import digest
 from slangrast.runtime.cpu_engine import CpuModule
@@ -74,8 +74,20 @@ def textured() -> list[torch.Tensor]:
     return _with_gradients(outputs, [vertices, uv, image])
 
 
+def many_vertices() -> list[torch.Tensor]:
+    """Vertices are compared by the launches that large meshes need."""
+    vertices, _ = _mesh()
+    few, edge_rings._FEW_VERTICES = edge_rings._FEW_VERTICES, 0
+    try:
+        geometry = sr.rasterize(_project(vertices), _SPHERE.triangles, RESOLUTION)
+        blended = sr.antialias(geometry.mask[..., None].float(), geometry)
+    finally:
+        edge_rings._FEW_VERTICES = few
+    return _with_gradients([blended], [vertices])
+
+
 SCENES: dict[str, Callable[[], list[torch.Tensor]]] = {
-    scene.__name__: scene for scene in (soft_color, nearest_color, binned_in_steps, textured)
+    scene.__name__: scene for scene in (soft_color, nearest_color, binned_in_steps, textured, many_vertices)
 }
 
 _SPHERE = sr.icosphere(1)

@@ -40,6 +40,7 @@ KERNELS = {
     "sample_texture": ("texture", "test_texture_gradients.py"),
     "make_mip_level": ("mip_levels", "test_texture.py"),
     "enter_positions": ("antialias", "test_antialias.py"),
+    "find_first_positions": ("antialias", "test_antialias.py"),
     "look_up_positions": ("antialias", "test_antialias.py"),
     "find_outlines": ("antialias", "test_antialias.py"),
     "blend_outlines": ("antialias", "test_antialias.py"),
