@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .op_modules import op_module
+
 _KEPT = 8  # meshes
+_FEW_VERTICES = 512  # CPU: which one thread does sooner than it makes a second launch
 _MOST_HALF_EDGES = 2**31 - 1
 
 
@@ -16,7 +19,7 @@ class _Mesh:
     """A mesh whose rings are known. It is known by contents: `rasterize` makes new int32 triangles of int64 ones."""
 
     triangles: Tensor  # [F, 3] int32, a copy, so that an edit of the caller's in place is noticed
-    same: Tensor  # [V] int64
+    same: Tensor  # [V] int32
     rings: Tensor
 
     def is_of(self, triangles: Tensor, same: Tensor) -> bool:
@@ -43,30 +46,32 @@ def edge_rings_of(name: str, triangles: Tensor, positions: Tensor, by_position: 
     """
     if triangles.numel() > _MOST_HALF_EDGES:
         raise ValueError(f"{name}: triangles must be at most {_MOST_HALF_EDGES // 3}, got {len(triangles)}")
-    same = torch.arange(positions.shape[1], device=positions.device)
     if by_position:
         same = first_at_each_position(positions.detach())
-    known = [mesh for mesh in reversed(_kept) if mesh.is_of(triangles, same)]
-    mesh = known[0] if known else _Mesh(triangles.clone(), same, _rings(same[triangles.long()], len(same)))
+    else:
+        same = torch.arange(positions.shape[1], dtype=torch.int32, device=positions.device)
+    mesh = next((mesh for mesh in reversed(_kept) if mesh.is_of(triangles, same)), None)
+    if mesh is None:
+        mesh = _Mesh(triangles.clone(), same, _rings(same.long()[triangles.long()], len(same)))
     _kept[:] = [*(other for other in _kept if other is not mesh), mesh][-_KEPT:]
     return mesh.rings
 
 
 def first_at_each_position(positions: Tensor) -> Tensor:
-    """[V] int64: for each vertex of [M, V, 4], the lowest index of those that are equal to it in every image."""
-    rows = positions.transpose(0, 1).flatten(1) + 0.0  # of the two zeros one
-    # To sort by one number, a random sum of each row's bits, takes a fraction of the time of sorting rows. The bits are
-    # taken 32 at a time: products of numbers that differ in their highest bits alone would overflow to the same.
-    bits = rows.view(torch.int32).long()
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator).to(bits.device)
-    order = (bits * weights).sum(1).argsort(stable=True)
-    rows = rows[order]
-    index = torch.arange(len(rows), device=rows.device)
-    differs = torch.ones_like(index, dtype=torch.bool)
-    differs[1:] = (rows[1:] != rows[:-1]).any(1)
-    starts = torch.where(differs, index, 0).cummax(0).values if len(index) else index
-    return torch.empty_like(index).scatter_(0, order, order[starts])
+    """[V] int32: for each vertex of [M, V, 4], the lowest index of those that are equal to it in every image."""
+    vertices, device = positions.shape[1], positions.device
+    first = torch.empty(vertices, dtype=torch.int32, device=device)
+    if vertices:
+        module = op_module("coincident_vertices", positions)
+        # At least twice the room that is needed: searches in a table that is nearly full are long.
+        table = torch.full((2 << vertices.bit_length(),), -1, dtype=torch.int32, device=device)
+        arguments = {"positions": positions, "table": table}
+        if module.warp_size == 1 and vertices <= _FEW_VERTICES:
+            module.find_first_positions(**arguments, out_first=first).launchRaw((1, 1, 1), (1, 1, 1))
+        else:
+            module.launch(module.enter_positions(**arguments), over=(vertices,))
+            module.launch(module.look_up_positions(**arguments, out_first=first), over=(vertices,))
+    return first
 
 
 def _rings(corners: Tensor, vertices: int) -> Tensor:

@@ -52,21 +52,24 @@ def interpolate(
         raise TypeError(
             f"{name}: geometry must be a GeometryBuffer, as rasterize returns, got {type(geometry).__name__}"
         )
-    images = len(geometry.triangle_id)
+    image_shape = geometry.triangle_id.shape
+    images = image_shape[0]
     positions = geometry.positions.expand(images, -1, -1)
     dtype = getattr(attributes, "dtype", None)
     attributes = check_attributes(
         name, attributes, Scene(positions, geometry.triangles, geometry.resolution, positions.dtype)
     )
-    if len(attributes) not in (1, images):
+    if attributes.shape[0] not in (1, images):
         raise ValueError(f"{name}: attributes must be for 1 or {images} images like geometry, got {len(attributes)}")
     channels = _check_derivatives(name, derivatives, attributes.shape[-1])
-    values = _interpolate(geometry, attributes, geometry.barycentrics[..., None], 1.0)[..., 0].to(dtype)
+    # Few views on the way, for each is a step of autograd.
+    weights = geometry.barycentrics.reshape(-1, 2, 1)
+    values = _interpolate(geometry, attributes, weights, 1.0).view(*image_shape, attributes.shape[-1]).to(dtype)
     if channels is None:
         return values
-    slopes = geometry.barycentric_derivatives.unflatten(-1, (2, 2))
+    slopes = geometry.barycentric_derivatives.reshape(-1, 2, 2)
     chosen = attributes if channels == list(range(attributes.shape[-1])) else attributes[..., channels]
-    return values, _interpolate(geometry, chosen, slopes, 0.0).to(dtype)
+    return values, _interpolate(geometry, chosen, slopes, 0.0).view(*image_shape, len(channels), 2).to(dtype)
 
 
 def _check_derivatives(name: str, derivatives: Any, channels: int) -> list[int] | None:
@@ -85,11 +88,8 @@ def _check_derivatives(name: str, derivatives: Any, channels: int) -> list[int] 
 def _interpolate(
     geometry: GeometryBuffer, attributes: torch.Tensor, weights: torch.Tensor, total: float
 ) -> torch.Tensor:
-    """[N, H, W, C, D] from weights [N, H, W, 2, D] that sum to `total` with that of vertex 2."""
-    values = _Interpolate.apply(
-        attributes, weights.flatten(0, 2), geometry.triangles, geometry.triangle_id.flatten(), total
-    )
-    return values.unflatten(0, geometry.triangle_id.shape)
+    """[P, C, D] from weights [P, 2, D] that sum to `total` with that of vertex 2, for all P pixels of all images."""
+    return _Interpolate.apply(attributes, weights, geometry.triangles, geometry.triangle_id.reshape(-1), total)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -109,7 +109,7 @@ class _Interpolate(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.module = op_module("interpolate", attributes)
         ctx.total = total
-        values = attributes.new_empty((len(weights), attributes.shape[2], weights.shape[2]))
+        values = attributes.new_empty((weights.shape[0], attributes.shape[2], weights.shape[2]))
         ctx.save_for_backward(attributes, weights, triangles, triangle_id, values)
         _launch(ctx, ctx.module.interpolate_attributes, attributes, weights, triangles, triangle_id, values)
         return values
@@ -142,9 +142,10 @@ def _launch(
     values: Any,
 ) -> None:
     """Launch interpolate_attributes or its reverse. Attributes, weights and values may be (value, grad)."""
-    sets = len(attributes[0] if isinstance(attributes, tuple) else attributes)
+    sets = (attributes[0] if isinstance(attributes, tuple) else attributes).shape[0]
+    pixels = triangle_id.shape[0]
     launch = kernel(
         triangles=triangles, triangle_id=triangle_id, weights=weights, attributes=attributes, out_values=values,
-        total=ctx.total, pixels_per_set=len(triangle_id) // sets,
+        total=ctx.total, pixels_per_set=pixels // sets,
     )  # fmt: skip
-    ctx.module.launch(launch, over=(-(-len(triangle_id) // run_of(ctx.module)),))
+    ctx.module.launch(launch, over=(-(-pixels // run_of(ctx.module)),))

@@ -40,13 +40,14 @@ _SMALL_SIDE = 128
 
 def tiling_for(like: torch.Tensor, resolution: tuple[int, int]) -> Tiling:
     """How to share out an image of `resolution` on the device of `like`."""
-    if _one_thread_a_tile(like.device.type):
+    if not has_warps(like.device.type):
         return _ONE_THREAD_A_TILE
     return _WARPS_SMALL if max(resolution) <= _SMALL_SIDE else _WARPS
 
 
-def _one_thread_a_tile(device_type: str) -> bool:
-    return device_type == "cpu" and not current_checks.get().simt
+def has_warps(device_type: str) -> bool:
+    """Whether kernels run in warps of more than one lane, on the device and in the checks that are in force."""
+    return device_type != "cpu" or current_checks.get().simt
 
 
 def op_module(
@@ -75,11 +76,6 @@ def layout_of(module: Module) -> Layout:
     return layout
 
 
-def has_warps(like: torch.Tensor) -> bool:
-    """Whether kernels for tensors like `like` run in warps of more than one lane."""
-    return like.device.type != "cpu" or current_checks.get().simt
-
-
 def patch_of(module: Module) -> int:
     """How many pixels across a thread renders: a whole tile where a warp is one lane, so that rows become vectors."""
     return TILE if module.warp_size == 1 else 1
@@ -99,7 +95,7 @@ def _load(
     folder = shader_folder().resolve()
     macros = {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in defines}
     engine = "simt" if checks.simt else None
-    patch = TILE if _one_thread_a_tile(device_type) else 1
+    patch = 1 if has_warps(device_type) else TILE
 
     def request() -> BuildRequest:
         layout = describe(choices)

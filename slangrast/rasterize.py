@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .arguments import Scene, check_image_size, check_scene
+from .arguments import Scene, check_image_size, check_scene, lasting_zeros
 from .list_room import room_for
 from .op_modules import TILE, has_warps, op_module, patch_of
 from .runtime import Kernel, Launchable, Module
@@ -20,6 +21,7 @@ _RUN = 32  # as in the shaders
 _SMALL_BOX = 64  # as in the shader: with warps, one thread draws a triangle whose box has no more pixels
 _NO_SMALL = 0x40000000_FFFFFFFF  # of nearest_word.slang: the triangle -1 at a depth of 2, beyond the far plane
 _WARPS_AT_LEAST = 2048  # a quarter of what a large GPU holds: with fewer, several share each triangle's tiles
+_FEW_PAIRS = 256  # CPU: of tiles and triangles; to try them all is sooner done than to list them
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,7 @@ def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
     images, faces = len(scene.positions), len(scene.triangles)
     if ranges is None:
         every = torch.zeros((images, 2), dtype=torch.int32, device=scene.positions.device)
-        every[:, 1] = faces
+        every.select(1, 1).fill_(faces)
         return every
     if not isinstance(ranges, torch.Tensor):
         raise TypeError(f"{name}: ranges must be a tensor [N, 2] of int32 or int64, got {type(ranges).__name__}")
@@ -202,6 +204,8 @@ def _bin(scene: Scene, ranges: torch.Tensor, image_shape: tuple[int, int, int]) 
     small_box = _small_box(scene.positions)
     module = _module(scene.positions, small_box, is_peeling=False)
     tiles_high, tiles_wide = -(-height // TILE), -(-width // TILE)
+    if module.warp_size == 1 and images * tiles_high * tiles_wide * len(scene.triangles) <= _FEW_PAIRS:
+        return _Bins(ranges, *_no_lists(images * tiles_high * tiles_wide), small_box), None
     launch, slices = _a_thread_for_each_triangle(module, scene.triangles, ranges, tiles_high)
     arguments = {
         "positions": scene.positions, "triangles": scene.triangles, "ranges": ranges, "height": height, "width": width,
@@ -242,7 +246,7 @@ def _draw_small_triangles(geometry: GeometryBuffer, layer: tuple[torch.Tensor, t
 
 def _small_box(positions: torch.Tensor) -> int:
     """The most pixels that the box of a small triangle has. One lane draws as fast from lists; a double is no word."""
-    return _SMALL_BOX if has_warps(positions) and positions.dtype == torch.float32 else 0
+    return _SMALL_BOX if has_warps(positions.device.type) and positions.dtype == torch.float32 else 0
 
 
 def _nothing_small(image_shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -265,6 +269,14 @@ def _a_thread_for_each_triangle(
         warps = max(images * -(-most // module.warp_size), 1)
         slices = max(min(_WARPS_AT_LEAST // warps, -(-tiles_high // 2)), 1)  # two rows of tiles a slice at least
     return {"blockSize": (threads, 1, 1), "gridSize": (-(-most // threads), slices, images)}, slices
+
+
+@functools.lru_cache(64)
+def _no_lists(tiles: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Counts, ends and triangles in which no tile's list fits. Kept: nothing writes to them."""
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        ones = torch.ones(tiles, dtype=torch.int32)
+        return ones, ones, ones[:0]
 
 
 class _Rasterize(torch.autograd.Function):
@@ -309,13 +321,17 @@ class _Rasterize(torch.autograd.Function):
         positions, *tensors = ctx.saved_tensors
         outputs, fixed = tensors[:3], tensors[3:]
         grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
-        pairs = [(out, torch.zeros_like(out) if g is None else g) for out, g in zip(outputs, grad_outputs, strict=True)]
+        pairs = [(out, _gradient_or_zeros(g, out)) for out, g in zip(outputs, grad_outputs, strict=True)]
         # What was drawn is not asked for again.
         nearest_small = positions.new_empty((1, 1, 1), dtype=torch.int64) if ctx.small_box else None
         launch = _launch(ctx.module.rasterize.bwd, (positions, grad_positions), pairs, fixed, nearest_small)
         ctx.module.launch(launch, over=_runs(ctx.module, fixed[-1]))
         grad_triangles = grad_bins = grad_image_shape = grad_nearest_small = grad_layer = None
         return grad_positions, grad_triangles, grad_bins, grad_image_shape, grad_nearest_small, grad_layer
+
+
+def _gradient_or_zeros(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return lasting_zeros(tuple(like.shape), like.dtype, like.device) if gradient is None else gradient
 
 
 def _launch(kernel: Kernel, positions: Any, outputs: Any, fixed: Any, nearest_small: torch.Tensor | None) -> Launchable:

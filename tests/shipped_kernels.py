@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import slangrast as sr
-from slangrast import binning
+from slangrast import binning, edge_rings
 from slangrast.runtime import cpu_engine
 from slangrast.runtime.cache import digest
 from slangrast.runtime.cpu_engine import CpuModule
@@ -87,8 +87,21 @@ def drawn_by_size() -> list[torch.Tensor]:
     return _with_gradients([geometry.depth, geometry.barycentrics, behind.depth], [vertices])
 
 
+def many_vertices() -> list[torch.Tensor]:
+    """Vertices are compared by the launches that large meshes need."""
+    vertices, _ = _mesh()
+    few, edge_rings._FEW_VERTICES = edge_rings._FEW_VERTICES, 0
+    try:
+        geometry = sr.rasterize(_project(vertices), _SPHERE.triangles, RESOLUTION)
+        blended = sr.antialias(geometry.mask[..., None].float(), geometry)
+    finally:
+        edge_rings._FEW_VERTICES = few
+    return _with_gradients([blended], [vertices])
+
+
 SCENES: dict[str, Callable[[], list[torch.Tensor]]] = {
-    scene.__name__: scene for scene in (soft_color, nearest_color, binned_in_steps, textured, drawn_by_size)
+    scene.__name__: scene
+    for scene in (soft_color, nearest_color, binned_in_steps, textured, drawn_by_size, many_vertices)
 }
 
 _SPHERE = sr.icosphere(1)

@@ -314,7 +314,28 @@ def test_vertices_at_one_position(dtype: torch.dtype) -> None:
         positions = torch.cat([corner, other])[None]
         first = first_at_each_position(positions)
         equal = (positions[0][:, None] == positions[0]).all(2)
-        assert torch.equal(first, equal.int().argmax(1))
+        assert torch.equal(first, equal.int().argmax(1).int())
+
+
+@in_both_precisions
+@pytest.mark.parametrize("copies", [1, 40], ids=["few", "many"])
+def test_equal_in_every_image(copies: int, dtype: torch.dtype) -> None:
+    """Not where they part in one image; what is no number equals nothing, and many may equal one another."""
+    corners = torch.randn(50, 4, dtype=dtype).repeat(copies, 1)
+    corners[3::7] = 1.0
+    corners[5::11, 2] = torch.nan
+    other = corners.clone()
+    other[1::5, 3] += 1
+    images = torch.stack([corners, other])
+    equal = (images[:, :, None] == images[:, None]).all(0).all(-1) | torch.eye(len(corners), dtype=torch.bool)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            assert torch.equal(first_at_each_position(images), equal.int().argmax(1).int())
+    finally:
+        torch.set_num_threads(threads)
+    assert (equal.sum(1) == 1).any() and equal.sum(1).max() > 3
 
 
 # Errors

@@ -59,6 +59,17 @@ def test_a_step_of_a_small_scene_is_four_launches(launches: list[str]) -> None:
     assert launches == ["project_and_bin", "soft_rasterize", "soft_rasterize_bwd_diff", "project_bwd_diff"]
 
 
+def test_a_step_of_the_hard_path_is_six_launches(launches: list[str]) -> None:
+    positions, triangles = scene()
+    for _ in range(2):
+        launches.clear()
+        geometry = sr.rasterize(positions, triangles, SIZE)
+        image = sr.interpolate(geometry, positions[..., :3])
+        sr.edge_gradients(image, geometry).sum().backward()
+    forward = ["rasterize", "interpolate_attributes", "find_first_positions"]
+    assert launches == [*forward, "add_edge_gradients", "interpolate_attributes_bwd_diff", "rasterize_bwd_diff"]
+
+
 def test_a_step_of_a_small_scene_asks_little_of_torch() -> None:
     positions, triangles = scene()
     sr.soft_silhouette(positions, triangles, SIZE).sum().backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
 import os
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from slangrast import DiffTensorView, Module, load_module
+from slangrast.runtime.launch import block_and_grid
 
 SHADERS = Path(__file__).parent / "shaders"
 ONE = dict(blockSize=(1, 1, 1), gridSize=(1, 1, 1))
@@ -67,6 +70,14 @@ def test_launch_over_covers_the_extent(module: Module, device: str, over: object
     extent = (*(over if isinstance(over, (tuple, list)) else (over,)), 1, 1)[:3]
     assert (blocks[: extent[2], : extent[1], : extent[0]] >= 0).all()
     assert (blocks < 0).any()
+
+
+def test_blocks_are_whole_warps_and_no_larger_than_the_extent_asks() -> None:
+    for over in itertools.product((1, 3, 8, 33, 5000), (1, 2, 16, 40), (1, 3, 64)):
+        block, grid = block_and_grid(over)
+        assert math.prod(block) % 32 == 0 and math.prod(block) <= 256
+        assert all(size * count >= length for size, count, length in zip(block, grid, over, strict=True))
+    assert block_and_grid((8,)) == ((32, 1, 1), (1, 1, 1)) and block_and_grid((8, 256)) == ((8, 16, 1), (1, 16, 1))
 
 
 @pytest.mark.parametrize("over", [(), (1, 2, 3, 4), (-1, 2), (1.5, 2), "ab", None])

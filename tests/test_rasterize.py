@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -317,6 +318,24 @@ def test_ranges(dtype: torch.dtype, device: str) -> None:
         for name in FIELDS:
             assert torch.equal(getattr(shared, name)[n], getattr(alone, name)[0])
     assert shared.positions.shape == (1, 120, 4) and shared.mask[1].any()
+
+
+@in_both_precisions
+def test_with_lists_and_without(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few triangles are in no list. To the last bit it makes no difference, nor do some that are to be dropped."""
+    one = cast(scenes.soup_of_both_signs(20), "cpu", dtype)
+    positions = torch.cat([one.positions, torch.full((1, 4), torch.nan, dtype=dtype)])
+    last = len(positions) - 1
+    dropped = torch.tensor([[0, 1, 1], [3, 4, last], [5, 5, 5]], dtype=one.triangles.dtype)
+    triangles = torch.cat([dropped, one.triangles, dropped])
+    ranges = torch.tensor([[0, len(triangles)], [4, 11], [7, 0]])
+    found = []
+    for pairs in (0, 10**6):
+        monkeypatch.setattr(sys.modules["slangrast.rasterize"], "_FEW_PAIRS", pairs)
+        front = sr.rasterize(positions, triangles, one.resolution, ranges=ranges)
+        found.append([getattr(layer, name) for layer in (front, sr.peel(front)) for name in ("triangle_id", *FIELDS)])
+    assert all(torch.equal(listed, unlisted) for listed, unlisted in zip(*found, strict=True))
+    assert found[0][0][:2].amax((1, 2)).gt(0).all() and found[0][5].max() > 0
 
 
 # Layers

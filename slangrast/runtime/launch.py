@@ -48,10 +48,14 @@ def block_and_grid(over: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...
 
 @functools.lru_cache(1024)
 def _block_and_grid(width: int, height: int = 1, depth: int = 1) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """256 threads, as square as the extent lets them be: a batch of one is no reason for 15 idle rows of threads."""
+    """256 threads, as square as the extent lets them be: a batch of one is no reason for 15 idle rows of threads.
+
+    Fewer where the extent is small, on the CPU they take time; but whole warps, on which kernels may rely.
+    """
     deep = min(4, _power_of_two(depth))
     high = min(16 if deep == 1 else 8, _power_of_two(height))
-    block = (256 // (high * deep), high, deep)
+    wide = min(256 // (high * deep), max(32 // (high * deep), _power_of_two(width)))
+    block = (wide, high, deep)
     return block, (-(-width // block[0]), -(-height // high), -(-depth // deep))
 
 

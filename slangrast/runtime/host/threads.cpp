@@ -1,4 +1,4 @@
-// The CPU threads that all kernels share, built once and loaded beside every module: torch's, or else a pool of our own.
+// The CPU threads that all kernels share, built once and loaded beside every module: torch's, or a pool of our own.
 //
 // Torch's OpenMP threads wait for their next work in a loop, for milliseconds, on the cores that a kernel's own threads
 // would want. So kernels run on them, through the one function of that runtime. No second copy of it is linked: that
@@ -11,6 +11,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -23,6 +24,14 @@ using RunOnTeam = void (*)(void (*body)(void*), void* data, unsigned threads, un
 RunOnTeam run_on_team = nullptr;
 pid_t team_owner = 0; // the process that has the team's threads
 
+// A part of a launch's blocks: a thread takes its own first, then helps with others'. Blocks that lie side by side often
+// add to the same memory, and two threads that do so at the same time wait for each other.
+struct alignas(64) Share
+{
+    std::atomic<uint64_t> next{0};
+    uint64_t end = 0;
+};
+
 struct Pool
 {
     std::mutex launching; // one parallel launch at a time
@@ -34,21 +43,47 @@ struct Pool
 
     Chunk chunk = nullptr;
     void* context = nullptr;
-    uint64_t count = 0, step = 1;
-    std::atomic<uint64_t> next{0};
+    std::unique_ptr<Share[]> shares;
+    uint32_t share_count = 0, most_shares = 0;
+    uint64_t step = 1;
+    std::atomic<uint32_t> arrived{0};
 
     std::atomic<uint32_t> launches{0}; // those that run now, for all the threads that Python may have
     std::mutex alone;                  // held while memory is added to without atomic instructions
 
     void take_chunks()
     {
-        for (;;)
+        const uint32_t own = arrived.fetch_add(1, std::memory_order_relaxed);
+        for (uint32_t k = 0; k < share_count; k++)
         {
-            uint64_t begin = next.fetch_add(step, std::memory_order_relaxed);
-            if (begin >= count)
-                return;
-            chunk(context, begin, std::min(begin + step, count), false);
+            Share& share = shares[(own + k) % share_count];
+            for (;;)
+            {
+                uint64_t begin = share.next.fetch_add(step, std::memory_order_relaxed);
+                if (begin >= share.end)
+                    break;
+                chunk(context, begin, std::min(begin + step, share.end), false);
+            }
         }
+    }
+
+    void share_out(uint64_t count, uint32_t threads)
+    {
+        if (threads > most_shares)
+        {
+            shares.reset(new Share[threads]);
+            most_shares = threads;
+        }
+        share_count = threads;
+        for (uint32_t k = 0; k < threads; k++)
+        {
+            const uint64_t size = count / threads, larger = count % threads; // by one
+            shares[k].next.store(size * k + std::min<uint64_t>(k, larger), std::memory_order_relaxed);
+            shares[k].end = size * (k + 1) + std::min<uint64_t>(k + 1, larger);
+        }
+        // Small steps keep threads evenly busy when blocks differ in cost; large enough not to fight for `next`.
+        step = std::max<uint64_t>(1, count / (uint64_t(threads) * 64));
+        arrived.store(0, std::memory_order_relaxed);
     }
 
     void work(uint32_t index)
@@ -70,14 +105,11 @@ struct Pool
         }
     }
 
-    void run(Chunk new_chunk, void* new_context, uint64_t new_count, uint32_t threads)
+    void run(Chunk new_chunk, void* new_context, uint64_t count, uint32_t threads)
     {
         chunk = new_chunk;
         context = new_context;
-        count = new_count;
-        // Small steps keep threads evenly busy when blocks differ in cost; large enough not to fight for `next`.
-        step = std::max<uint64_t>(1, count / (uint64_t(threads) * 64));
-        next.store(0, std::memory_order_relaxed);
+        share_out(count, threads);
         if (run_on_team && team_owner == owner) // always all threads: to change their number starts and ends some
             run_on_team([](void* pool) { static_cast<Pool*>(pool)->take_chunks(); }, this, threads, 0);
         else
