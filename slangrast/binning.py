@@ -86,7 +86,7 @@ def bin_faces(
         **inputs, **tensors, parameters=parameters, extents=extents, out_bounds=bounds, out_margins=margins,
         offsets=counts, cull_backfaces=int(cull_backfaces),
     ).launchRaw(**launch)  # fmt: skip
-    entries = room_for(counts.sum(), (images, faces, resolution))
+    entries = room_for(counts.sum(), ("soft", images, faces, resolution))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
