@@ -17,7 +17,8 @@ def cpu_table(report: dict[str, Any]) -> str:
         heading(report["machine"], "make bench") + f" Load of the machine before: {report['load']:.1f}.",
         "",
         "| case | mode | threads | forward ms | forward + backward ms | prototype ms | ours / prototype | best runs | "
-        "speed-up by threads, ours (prototype's) | memory MiB (bar) | plain PyTorch ms | plain / ours |",
+        "speed-up by threads, ours (prototype's) | memory MiB: resident, tensors (bar) | plain PyTorch ms | "
+        "plain / ours |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -51,18 +52,20 @@ def cuda_table(report: dict[str, Any]) -> str:
     lines = [
         heading(report["machine"], "python -m benchmarks --device cuda"),
         "",
-        "| case | mode | forward ms | forward + backward ms | as a CUDA graph ms | times the floor | launches | "
-        "host syncs | memory MiB (bar) |",
+        "| case | mode | forward ms | forward + backward ms | as a CUDA graph ms | times the floor (graph) | "
+        "launches | host syncs | memory MiB (bar) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         floor = f"{row['times_the_floor']:.1f}" if "times_the_floor" in row else ""
+        floor += f" ({row['graph_times_the_floor']:.1f})" if "graph_times_the_floor" in row else ""
         graph = _ms(row["graph_ms"]) if "graph_ms" in row else row["graph_left_out"]
+        counts = ("?" if row[name] is None else str(row[name]) for name in ("launches", "host_syncs"))
         cells = [
-            _title(row), row["mode"], _ms(row["forward_ms"]), _ms(row["step_ms"]), graph, floor, str(row["launches"]),
-            str(row["host_syncs"]), memory(row),
+            _title(row), row["mode"], _ms(row["forward_ms"]), _ms(row["step_ms"]), graph, floor, *counts, memory(row)
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"\nFailed: {what} ({why})." for what, why in report.get("failed", {}).items()]
     lines += _peer_lines(rows, ("forward_ms", "step_ms", "graph_ms", "peak_growth_mib", "launches", "host_syncs"))
     return "\n".join(lines) + "\n"
 
@@ -82,12 +85,16 @@ def _peer_lines(rows: list[Row], columns: tuple[str, ...]) -> list[str]:
     for row, peer in timed:
         numbers = [row.get(f"{peer}_{column}") for column in columns]
         gaps = f"{row[f'{peer}_largest_difference']:.0e} ({row[f'{peer}_mean_difference']:.0e})"
-        cells = [_title(row), row["mode"], peer, *("" if n is None else _ms(n) for n in numbers), gaps]
+        said = ("" if n is None else str(n) if isinstance(n, int) else _ms(n) for n in numbers)
+        cells = [_title(row), row["mode"], peer, *said, gaps]
         lines.append(f"| {' | '.join(cells)} | {row[f'{peer}_step_ms'] / row['step_ms']:,.1f}× |")
+    places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for peer in ("prototype", *peers):
             if why := row.get(f"{peer}_left_out"):
-                lines += ["", f"{_title(row)}, {row['mode']}: {peer} was left out, {why}."]
+                places.setdefault((peer, why), []).append(f"{row['case']} {row['mode']}")
+    for (peer, why), where in places.items():
+        lines += ["", f"{peer} was left out, {why}: {', '.join(where)}."]
     return lines
 
 
@@ -102,10 +109,13 @@ def _ms(value: float) -> str:
 
 
 def memory(row: Row) -> str:
-    """By how much the process grows in a step, and the bar where there is one."""
-    peak = row["peak_growth_mib"]
-    bar = f" ({row['memory_bar_mib']:.1f})" if "memory_bar_mib" in row else ""
-    return ("?" if peak is None else f"{peak:.1f}") + bar
+    """By how much the process grows in a step; on the CPU, of that torch's tensors; and the bar where there is one."""
+    peaks = [row["peak_growth_mib"], row["peak_tensors_mib"]] if "peak_tensors_mib" in row else [row["peak_growth_mib"]]
+    return ", ".join(map(_mib, peaks)) + (f" ({_mib(row['memory_bar_mib'])})" if "memory_bar_mib" in row else "")
+
+
+def _mib(size: float | None) -> str:
+    return "?" if size is None else f"{size:.2f}" if size < 1 else f"{size:.1f}"
 
 
 def _beside_prototype(row: Row) -> list[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from .list_room import room_for
-from .op_modules import TILE, Tiling
+from .op_modules import ONE_THREAD_A_TILE, Tiling
 from .runtime import Module
 from .runtime.cpu_threads import kernel_threads
 
@@ -55,7 +55,7 @@ def bin_faces(
     extents: torch.Tensor,
     resolution: tuple[int, int],
     cull_backfaces: bool,
-    tiling: Tiling = Tiling(TILE, 1),
+    tiling: Tiling = ONE_THREAD_A_TILE,
 ) -> Bins:
     """Bin the faces of every image by tiles.
 
@@ -84,7 +84,7 @@ def bin_faces(
         **shared, **tensors, screen=screen, triangles=triangles, parameters=parameters, extents=extents,
         out_records=records, offsets=counts, cull_backfaces=int(cull_backfaces),
     ).launchRaw(**launch)  # fmt: skip
-    entries = room_for(counts.sum(), (images, faces, resolution, tiling))
+    entries = room_for(counts.sum(), ("soft", images, faces, resolution, tiling))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
@@ -98,7 +98,7 @@ def bin_faces(
 
 def is_small(module: Module, images: int, faces: int, resolution: tuple[int, int]) -> bool:
     """Whether `project_and_bin` is the faster way."""
-    return module.warp_size == 1 and images * Tiling(TILE, 1).tiles(resolution) * faces <= _MOST_AT_ONCE
+    return module.warp_size == 1 and images * ONE_THREAD_A_TILE.tiles(resolution) * faces <= _MOST_AT_ONCE
 
 
 def project_and_bin(
@@ -115,7 +115,7 @@ def project_and_bin(
     """`project` and `bin_faces` in one launch, for a small scene on the CPU. The screen comes to be in `out_screen`."""
     (height, width), faces = resolution, triangles.shape[0]
     images = positions.shape[0]
-    tiles = images * Tiling(TILE, 1).tiles(resolution)
+    tiles = images * ONE_THREAD_A_TILE.tiles(resolution)
     records = torch.empty((images, faces, *_RECORD), dtype=positions.dtype)
     offsets = torch.empty(tiles + 1, dtype=torch.int32)
     listed = torch.empty(tiles * faces, dtype=torch.int32)

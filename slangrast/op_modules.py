@@ -32,7 +32,7 @@ class Tiling(NamedTuple):
         return -(-resolution[0] // self.tile) * -(-resolution[1] // self.tile)
 
 
-_ONE_THREAD_A_TILE = Tiling(TILE, 1)
+ONE_THREAD_A_TILE = Tiling(TILE, 1)
 # Of a small image, tiles of 16 x 16 would leave most of a GPU without work.
 _WARPS_SMALL, _WARPS = Tiling(8, 4), Tiling(TILE, 2)
 _SMALL_SIDE = 128
@@ -41,7 +41,7 @@ _SMALL_SIDE = 128
 def tiling_for(like: torch.Tensor, resolution: tuple[int, int]) -> Tiling:
     """How to share out an image of `resolution` on the device of `like`."""
     if not has_warps(like.device.type):
-        return _ONE_THREAD_A_TILE
+        return ONE_THREAD_A_TILE
     return _WARPS_SMALL if max(resolution) <= _SMALL_SIDE else _WARPS
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import slangrast as sr
-from slangrast.binning import TILE, Bins, bin_faces, find_extents
+from slangrast.binning import Bins, bin_faces, find_extents
+from slangrast.op_modules import TILE
 from slangrast.formulas import COVERAGES
 from tests.comparison import on_every_device
 from tests.references import coverage as reference

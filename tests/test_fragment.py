@@ -109,8 +109,8 @@ def test_blocks_that_a_face_may_reach(dtype: torch.dtype) -> None:
     inside = []
     for k in range(3):
         from_start = pixels - v[:, k, None, None, None]
-        cross = edges[:, k, 0, None, None, None] * from_start[..., 1] - edges[:, k, 1, None, None, None] * from_start[..., 0]
-        inside.append(winding[:, None, None, None] * cross / edges[:, k].norm(dim=-1)[:, None, None, None])
+        along = (winding[:, None] * edges[:, k] / edges[:, k].norm(dim=-1, keepdim=True))[:, None, None, None]
+        inside.append(along[..., 0] * from_start[..., 1] - along[..., 1] * from_start[..., 0])
     nearest = torch.stack(inside, dim=-1)  # [ROWS, 4, 4, 4, 3] how far inside each edge's line
     needed = ((nearest >= -margin).all(dim=-1)).flatten(2).any(dim=2)
     hopeless = (nearest.amax(dim=(2, 3)) < -margin - 0.01).any(dim=2)

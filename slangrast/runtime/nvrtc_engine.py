@@ -14,9 +14,11 @@ import ctypes
 import functools
 import importlib
 import logging
+import os
 import re
+import sys
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,14 @@ from .cuda_engine import CudaModule, load_cuda_module, refuse_beyond_reach, refu
 from .errors import MissingProgramError, ShaderError, parse_nvcc_output
 from .host_compiler import host_sources_digest
 from .layout import PackContext, layout_checks
+from .packing import CUDA, Packer, has_compiler
 from .request import BuildRequest
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import SlangOutput, compile_slang
 
 _LOG = logging.getLogger("slangrast")
+
+DEVICE_TYPE = CUDA
 
 # What the text must hold for a part of slangc's prelude to be needed, and the macro that turns the part on. Each
 # includes a header of the CUDA toolkit, which not every machine has.
@@ -76,12 +81,22 @@ class NvrtcModule:
         self.families = families
         self._cubins = cubins
         self._functions: dict[tuple[int, str], Any] = {}
+        self._packers: dict[tuple[str, bool], Packer] = {}
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> GpuArguments:
         packed = GpuArguments(bytearray(max(entry.size, 1)), reads_gradients=reads_gradients)
+        if has_compiler() and self._packer(entry, reads_gradients).pack(values, packed):
+            packed.device = packed.keep_alive[0].device if packed.keep_alive else None
+            return packed
         for argument, value in zip(entry.arguments, values, strict=True):
             argument.type.pack(value, argument.offset, argument.name, packed)
         return packed
+
+    def _packer(self, entry: KernelSignature, reads_gradients: bool) -> Packer:
+        packer = self._packers.get((entry.name, reads_gradients))
+        if packer is None:
+            packer = self._packers[entry.name, reads_gradients] = Packer(entry.arguments, reads_gradients, DEVICE_TYPE)
+        return packer
 
     def launch(
         self, entry: KernelSignature, packed: GpuArguments, block: tuple[int, ...], grid: tuple[int, ...]
@@ -143,7 +158,11 @@ def _open(request: BuildRequest, architectures: Sequence[str], entry: Path) -> N
 
 def load_default_cuda_module(request: BuildRequest) -> CudaModule | NvrtcModule:
     """slangtorch's build of `request`. NVRTC's where nvcc or ninja is missing for one, which is said once; and where it
-    is to be quick, since an optimised one will replace it."""
+    is to be quick, since an optimised one will replace it. SLANGRAST_CUDA_ENGINE names the one to use everywhere."""
+    if engine := os.environ.get("SLANGRAST_CUDA_ENGINE"):
+        if engine not in _ENGINES:
+            raise ValueError(f"SLANGRAST_CUDA_ENGINE must be one of {list(_ENGINES)}, got {engine!r}")
+        return _ENGINES[engine](request)
     if request.quick:
         with contextlib.suppress(_NvrtcMissingError):
             return load_nvrtc_module(request)
@@ -156,6 +175,11 @@ def load_default_cuda_module(request: BuildRequest) -> CudaModule | NvrtcModule:
             raise error from None
         _say_once(error.summary.partition(":")[0])
         return module
+
+
+_ENGINES: dict[str, Callable[[BuildRequest], CudaModule | NvrtcModule]] = {
+    "cuda": load_cuda_module, "nvrtc": load_nvrtc_module
+}  # fmt: skip
 
 
 @functools.cache
@@ -252,8 +276,9 @@ def _nvrtc_version() -> tuple[int, int]:
 
 
 def _bindings(name: str) -> Any:
+    module = f"cuda.bindings.{name}"
     try:
-        return importlib.import_module(f"cuda.bindings.{name}")
+        return sys.modules.get(module) or importlib.import_module(module)  # each launch comes here several times
     except ImportError as error:
         raise _NvrtcMissingError(
             f"the engine 'nvrtc' needs cuda-bindings ({error}): pip install 'slangrast[nvrtc]'"
