@@ -9,8 +9,8 @@ import torch
 
 import slangrast as sr
 from slangrast.binning import Bins, bin_faces, find_extents
-from slangrast.op_modules import TILE
 from slangrast.formulas import COVERAGES
+from slangrast.op_modules import TILE
 from tests.comparison import on_every_device
 from tests.references import coverage as reference
 from tests.references.soft_rasterizer import pixel_centres

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from slangrast import load_module
-from slangrast.binning import TILE
 from slangrast.formulas import AGGREGATIONS, COVERAGES, SILHOUETTES
+from slangrast.op_modules import TILE
 from slangrast.runtime.shader_paths import shader_folder
 from slangrast.runtime.slang_compiler import slangc_path
 

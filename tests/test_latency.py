@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import slangrast as sr
-from slangrast.binning import TILE, bin_faces, project_and_bin
+from slangrast.binning import bin_faces, project_and_bin
+from slangrast.op_modules import TILE
 from slangrast.projection import project
 from slangrast.runtime import packing
 from slangrast.runtime.module import Launchable
