@@ -15,7 +15,7 @@ from . import prototype
 from .cases import CASES, MODES
 from .cuda import MODES as CUDA_MODES
 from .cuda import measure_cuda
-from .measure import Plan, measure
+from .measure import Plan, first_line, measure
 from .peers import load_peer
 from .report import add_out, describe_machine, in_own_process, write_report
 from .tables import cpu_table, cuda_table
@@ -71,9 +71,23 @@ def run_on_cuda(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks: --device cuda needs a GPU and a CUDA build of torch, and torch sees none")
     plans = [(case, mode) for case in options.cases for mode in options.modes or CUDA_MODES]
-    rows = [in_own_process(measure_cuda, case, mode) for case, mode in tqdm(plans, unit="case")]
-    report = {"machine": describe_machine("cuda"), "rows": rows}
-    write_report(options.out, "cuda", report, cuda_table(report))
+    report: dict[str, Any] = {"machine": describe_machine("cuda"), "rows": [], "failed": {}}
+    for case, mode in tqdm(plans, unit="case"):
+        with_peers = not options.no_plain
+        while True:
+            try:
+                row = in_own_process(measure_cuda, case, mode, options.seconds, with_peers)
+                report["rows"].append(row)
+            except Exception as error:  # a kernel that fails takes its process along
+                report["failed"][f"{case}, {mode}{', with peers' * with_peers}"] = first_line(error)
+                if with_peers:
+                    with_peers = False
+                    continue
+            break
+        # After each row: whoever lends the GPU may take it back at any time.
+        text = cuda_table(report)
+        write_report(options.out, "cuda", report, text, quiet=True)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ class Scene:
             colors=self.colors.detach().to(device).requires_grad_(),
         )
 
+    def forget_gradients(self) -> None:
+        self.positions.grad = self.colors.grad = None
+
     def bar_mib(self) -> float:
         """64 bytes a pixel, 256 a face and four for each pair of a face and a tile that its box touches."""
         images, (height, width) = len(self.positions), self.resolution

@@ -35,6 +35,7 @@ class Contender:
     name: str
     forward: Callable[[], Images]
     step: Callable[[], object]  # forward, and the gradient of the images weighted by an upstream gradient
+    scene: Scene | None = None  # where autograd leaves the gradients
 
 
 def differentiable(name: str, render: Callable[[Scene], Images], scene: Scene, upstream: Images) -> Contender:
@@ -45,10 +46,10 @@ def differentiable(name: str, render: Callable[[Scene], Images], scene: Scene, u
             return render(scene)
 
     def step() -> None:
-        scene.positions.grad = scene.colors.grad = None
+        scene.forget_gradients()
         torch.autograd.backward(render(scene), upstream)
 
-    return Contender(name, forward, step)
+    return Contender(name, forward, step, scene)
 
 
 def upstream_gradient(images: Images) -> Images:
@@ -58,7 +59,7 @@ def upstream_gradient(images: Images) -> Images:
 
 
 def render_slangrast(scene: Scene, mode: str, perspective_correct: bool = True) -> Images:
-    """What `mode` shows. "antialias" and "edges" are the hard path, with one or the other gradient at silhouettes."""
+    """What `mode` shows. The last three are the hard path: without gradients at silhouettes, or with these or those."""
     if mode == "silhouette":
         return (sr.soft_silhouette(scene.positions, scene.triangles, scene.resolution, sigma=scene.sigma),)
     if mode == "color":
@@ -69,13 +70,15 @@ def render_slangrast(scene: Scene, mode: str, perspective_correct: bool = True) 
         return soft.color, soft.silhouette
     geometry = sr.rasterize(scene.positions, scene.triangles, scene.resolution)
     color = sr.interpolate(geometry, scene.colors)
+    if mode == "interior":
+        return (color,)
     return ({"antialias": sr.antialias, "edges": sr.edge_gradients}[mode](color, geometry),)
 
 
 def plain_step(scene: Scene, mode: str, pixels: torch.Tensor, upstream: Images) -> Images:
     """The reference of the tests, in float32, on the given pixels, a piece at a time with a backward for each piece."""
     pieces = []
-    scene.positions.grad = scene.colors.grad = None
+    scene.forget_gradients()
     for part in pixels.split(max(1, _PAIRS_AT_ONCE // len(scene.triangles))):
         soft = plain.soft_rasterize(
             scene.positions, scene.triangles, scene.colors, scene.resolution, sigma=scene.sigma, pixels=part

@@ -27,7 +27,7 @@ from .contenders import (
     render_slangrast,
     upstream_gradient,
 )
-from .peers import PEERS, load_peer
+from .peers import PEERS, peer_contender
 from .timing import Times, alternate, peak_growth_mib
 
 _PLAIN_SECONDS = 60.0  # a plain step that would take longer is timed on a share of the pixels
@@ -75,8 +75,12 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 
 def admit(contender: Contender, images: Images, tolerance: Tolerance, row: dict[str, Any]) -> list[Contender]:
-    """The contender, where it renders these images; else none, and the row says how far off it is."""
-    largest, mean = differences(images, contender.forward())
+    """The contender, where it renders these images; else none, and the row says how far off it is, or how it failed."""
+    try:
+        largest, mean = differences(images, contender.forward())
+    except Exception as error:  # whatever others raise, one of them must not be the end of all measurements
+        row[f"{contender.name}_left_out"] = f"it fails: {first_line(error)}"
+        return []
     row[f"{contender.name}_largest_difference"], row[f"{contender.name}_mean_difference"] = largest, mean
     if largest <= tolerance.largest and mean <= tolerance.mean:
         return [contender]
@@ -87,11 +91,16 @@ def admit(contender: Contender, images: Images, tolerance: Tolerance, row: dict[
     return []
 
 
-def timed(contenders: list[Contender], seconds: float) -> dict[str, float]:
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def timed(contenders: list[Contender], seconds: float, fewest: int = 5) -> dict[str, float]:
     """Forward, and forward + backward, of all contenders in turns; ours without a prefix."""
     found: dict[str, float] = {}
     for what in ("forward", "step"):
-        times: dict[str, Times] = alternate({one.name: getattr(one, what) for one in contenders}, seconds=seconds)
+        runs = {one.name: getattr(one, what) for one in contenders}
+        times: dict[str, Times] = alternate(runs, seconds=seconds, fewest=fewest)
         for name, time_ in times.items():
             prefix = "" if name == "slangrast" else f"{name}_"
             found[f"{prefix}{what}_ms"] = time_.median
@@ -103,10 +112,8 @@ def _measure_peers(scene: Scene, mode: str, images: Images, upstream: Images) ->
     """Peers that run on the CPU. They are too slow to take turns with."""
     row: dict[str, Any] = {}
     for name in PEERS[mode]:
-        render = load_peer(name, "cpu")
-        if render is not None:
-            contender = differentiable(name, partial(render, mode=mode), scene, upstream)
-            row |= timed(admit(contender, images, PEER_TOLERANCE, row), 0.0)
+        if contender := peer_contender(name, "cpu", mode, scene, upstream):
+            row |= timed(admit(contender, images, PEER_TOLERANCE, row), 1.0, fewest=1)
     return row
 
 

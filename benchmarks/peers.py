@@ -3,10 +3,12 @@
 Settings are those under which a peer draws the image that slangrast draws; what stays different is said here and found
 by the comparison of images before anything is timed. The peers' conventions are from their documentation.
 
-- PyTorch3D (CPU and CUDA): its 50 nearest faces at each pixel; barycentrics clipped after the perspective correction.
+- PyTorch3D (CPU and CUDA): its 50 nearest faces at each pixel, or the nearest alone beside the hard path; barycentrics
+  of soft faces clipped after the perspective correction.
 - SoftRas, GenDR (CUDA): attributes linear on the screen; square images; a background weighed by 2 epsilon.
-- nvdiffrast (CUDA): the hard path with blended edges, beside our `antialias`.
-- DRTK (CPU and CUDA): the hard path with an estimator of edge gradients, beside our `edge_gradients`.
+- nvdiffrast (CUDA): the hard path, and with blended edges beside our `antialias`. It gets the scene upside down, since
+  its row 0 is at the bottom, and the edges of the mesh, which we keep too, beforehand.
+- DRTK (CPU and CUDA): the hard path, and with an estimator of edge gradients beside our `edge_gradients`.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from .cases import Scene
-from .contenders import Images
+from .contenders import Contender, Images, differentiable
 
 _NEAREST_FACES = 50
 _CUTOFF = math.log(1 / 1e-4 - 1)  # where the logistic falloff reaches the default cutoff
@@ -49,9 +53,10 @@ def _pytorch3d(device: str) -> Renderer:
         corners = _view_space(scene) * scene.positions.new_tensor([-1.0, 1.0, 1.0])  # +x points left
         triangles = scene.triangles.long()
         meshes = Meshes(list(corners), [triangles] * len(corners))
+        soft = mode != "interior"
         found = rasterize_meshes(
-            meshes, scene.resolution, blur_radius=_CUTOFF * scene.sigma, faces_per_pixel=_NEAREST_FACES,
-            perspective_correct=True, clip_barycentric_coords=True,
+            meshes, scene.resolution, blur_radius=_CUTOFF * scene.sigma if soft else 0.0,
+            faces_per_pixel=_NEAREST_FACES if soft else 1, perspective_correct=True, clip_barycentric_coords=soft,
         )  # fmt: skip
         fragments = Fragments(*found)
         settings = BlendParams(sigma=scene.sigma, gamma=_GAMMA, background_color=(0.0, 0.0, 0.0))
@@ -59,6 +64,8 @@ def _pytorch3d(device: str) -> Renderer:
             return (sigmoid_alpha_blend(torch.ones_like(found[2]), fragments, settings)[..., 3],)
         colors = scene.colors[triangles].repeat(len(corners), 1, 1)
         texels = interpolate_face_attributes(found[0], found[2], colors)
+        if mode == "interior":
+            return (texels[..., 0, :],)
         return _soft(softmax_rgb_blend(texels, fragments, settings, _NEAR, _FAR), mode)
 
     return render
@@ -102,14 +109,25 @@ def _nvdiffrast(device: str) -> Renderer:
     import nvdiffrast.torch as dr
 
     context = dr.RasterizeCudaContext(device=device)
+    edges: dict[int, torch.Tensor] = {}  # by the triangles that they are of
 
     def render(scene: Scene, mode: str) -> Images:
         triangles = scene.triangles.int()
-        found, _ = dr.rasterize(context, scene.positions, triangles, resolution=scene.resolution)
+        found, _ = dr.rasterize(context, scene.positions, triangles, resolution=scene.resolution, grad_db=False)
         colors, _ = dr.interpolate(scene.colors[None], found, triangles)
-        return (dr.antialias(colors, found, scene.positions, triangles).flip(1),)  # row 0 at the bottom
+        if mode == "interior":
+            return (colors,)
+        key = scene.triangles.data_ptr()
+        if key not in edges:
+            edges[key] = dr.antialias_construct_topology_hash(triangles)
+        return (dr.antialias(colors, found, scene.positions, triangles, topology_hash=edges[key]),)
 
     return render
+
+
+def _upside_down(scene: Scene) -> Scene:
+    positions = scene.positions.detach() * scene.positions.new_tensor([1.0, -1.0, 1.0, 1.0])
+    return replace(scene, positions=positions.requires_grad_())
 
 
 def _drtk(device: str) -> Renderer:
@@ -126,7 +144,8 @@ def _drtk(device: str) -> Renderer:
         ids = drtk.rasterize(pixels, triangles, height, width)
         _, barycentrics = drtk.render(pixels, triangles, ids)
         image = drtk.interpolate(scene.colors.expand(len(pixels), -1, -1), triangles, ids, barycentrics)
-        image = drtk.edge_grad_estimator(pixels, triangles, barycentrics, image, ids)
+        if mode == "edges":
+            image = drtk.edge_grad_estimator(pixels, triangles, barycentrics, image, ids)
         return ((image * (ids >= 0)[:, None]).permute(0, 2, 3, 1),)
 
     return render
@@ -140,9 +159,11 @@ _FACTORIES: dict[str, Callable[[str], Renderer]] = {
     "drtk": _drtk,
 }
 _CUDA_ONLY = ("softras", "gendr", "nvdiffrast")
+_PREPARATIONS = {"nvdiffrast": _upside_down}  # of the scene, before anything is timed
 PEERS = {  # by mode
     "silhouette": ("pytorch3d", "softras", "gendr"),
     "color": ("pytorch3d", "softras", "gendr"),
+    "interior": ("pytorch3d", "nvdiffrast", "drtk"),
     "antialias": ("nvdiffrast",),
     "edges": ("drtk",),
 }
@@ -155,5 +176,14 @@ def load_peer(name: str, device: str) -> Renderer | None:
         return None
     try:
         return _FACTORIES[name](device)
-    except ImportError:
+    except Exception:  # not there, or built for another torch or Python, which shows in many ways
         return None
+
+
+def peer_contender(name: str, device: str, mode: str, scene: Scene, upstream: Images) -> Contender | None:
+    """A peer on a scene, or None where it cannot be imported or is not for this device."""
+    render = load_peer(name, device)
+    if render is None:
+        return None
+    prepare = _PREPARATIONS.get(name, lambda given: given)
+    return differentiable(name, partial(render, mode=mode), prepare(scene), upstream)

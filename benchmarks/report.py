@@ -32,13 +32,14 @@ def in_own_process(measure: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(measure, *arguments).result()
 
 
-def write_report(folder: Path, stem: str, report: dict[str, Any], table: str) -> None:
-    """Write stem-DATE.json and stem-DATE.md, and print the table."""
+def write_report(folder: Path, stem: str, report: dict[str, Any], table: str, quiet: bool = False) -> None:
+    """Write stem-DATE.json and stem-DATE.md, and print the table unless `quiet`."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{stem}-{report['machine']['date']}"
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / f"{name}.md").write_text(table)
-    print(table)
+    if not quiet:
+        print(table)
 
 
 def heading(machine: dict[str, str], command: str) -> str:

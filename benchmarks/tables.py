@@ -51,18 +51,20 @@ def cuda_table(report: dict[str, Any]) -> str:
     lines = [
         heading(report["machine"], "python -m benchmarks --device cuda"),
         "",
-        "| case | mode | forward ms | forward + backward ms | as a CUDA graph ms | times the floor | launches | "
-        "host syncs | memory MiB (bar) |",
+        "| case | mode | forward ms | forward + backward ms | as a CUDA graph ms | times the floor (graph) | "
+        "launches | host syncs | memory MiB (bar) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         floor = f"{row['times_the_floor']:.1f}" if "times_the_floor" in row else ""
+        floor += f" ({row['graph_times_the_floor']:.1f})" if "graph_times_the_floor" in row else ""
         graph = _ms(row["graph_ms"]) if "graph_ms" in row else row["graph_left_out"]
+        counts = ("?" if row[name] is None else str(row[name]) for name in ("launches", "host_syncs"))
         cells = [
-            _title(row), row["mode"], _ms(row["forward_ms"]), _ms(row["step_ms"]), graph, floor, str(row["launches"]),
-            str(row["host_syncs"]), memory(row),
+            _title(row), row["mode"], _ms(row["forward_ms"]), _ms(row["step_ms"]), graph, floor, *counts, memory(row)
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"\nFailed: {what} ({why})." for what, why in report.get("failed", {}).items()]
     lines += _peer_lines(rows, ("forward_ms", "step_ms", "graph_ms", "peak_growth_mib", "launches", "host_syncs"))
     return "\n".join(lines) + "\n"
 
@@ -82,12 +84,16 @@ def _peer_lines(rows: list[Row], columns: tuple[str, ...]) -> list[str]:
     for row, peer in timed:
         numbers = [row.get(f"{peer}_{column}") for column in columns]
         gaps = f"{row[f'{peer}_largest_difference']:.0e} ({row[f'{peer}_mean_difference']:.0e})"
-        cells = [_title(row), row["mode"], peer, *("" if n is None else _ms(n) for n in numbers), gaps]
+        said = ("" if n is None else str(n) if isinstance(n, int) else _ms(n) for n in numbers)
+        cells = [_title(row), row["mode"], peer, *said, gaps]
         lines.append(f"| {' | '.join(cells)} | {row[f'{peer}_step_ms'] / row['step_ms']:,.1f}× |")
+    places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for peer in ("prototype", *peers):
             if why := row.get(f"{peer}_left_out"):
-                lines += ["", f"{_title(row)}, {row['mode']}: {peer} was left out, {why}."]
+                places.setdefault((peer, why), []).append(f"{row['case']} {row['mode']}")
+    for (peer, why), where in places.items():
+        lines += ["", f"{peer} was left out, {why}: {', '.join(where)}."]
     return lines
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import __main__ as command
 from benchmarks import cases, cuda, hard, measure, peers, registers, tables, timing
 from benchmarks.contenders import PROTOTYPE_TOLERANCE, Contender, Tolerance, differentiable, render_slangrast
 from benchmarks.measure import Plan, admit
@@ -112,8 +116,29 @@ def test_uv_sphere_is_closed_and_turned_outwards() -> None:
 def test_every_mode_has_peers_and_a_missing_peer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(cases.MODES) <= set(peers.PEERS) == set(cuda.MODES)
     assert peers.load_peer("softras", "cpu") is None
-    monkeypatch.setitem(peers._FACTORIES, "drtk", lambda device: __import__("no_such_package"))
-    assert peers.load_peer.__wrapped__("drtk", "cpu") is None
+    for broken in (lambda device: __import__("no_such_package"), lambda device: device.no_such_function):
+        monkeypatch.setitem(peers._FACTORIES, "drtk", broken)
+        assert peers.load_peer.__wrapped__("drtk", "cpu") is None
+    scene = cases.make_scene(SMALL)
+    assert peers.peer_contender("softras", "cpu", "color", scene, ()) is None
+
+
+def test_a_peer_whose_rows_run_upwards_gets_the_scene_upside_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is not charged for turning its image."""
+    scene = cases.make_scene(SMALL)
+    seen = []
+
+    def render(scene: cases.Scene, mode: str) -> tuple[torch.Tensor]:
+        seen.append(scene)
+        return (scene.positions[..., 1].sum() * torch.ones(1),)
+
+    monkeypatch.setattr(peers, "load_peer", lambda name, device: render)
+    peer = peers.peer_contender("nvdiffrast", "cuda", "interior", scene, (torch.ones(1),))
+    peer.step()
+    assert torch.equal(seen[0].positions[..., 1], -scene.positions[..., 1]) and scene.positions.grad is None
+    assert torch.equal(peer.scene.positions.grad[..., 1], torch.ones(scene.positions.shape[:2]))
+    peer = peers.peer_contender("drtk", "cpu", "interior", scene, (torch.ones(1),))
+    assert peer.scene is scene
 
 
 def test_a_peer_is_differentiated_with_the_same_upstream_gradient() -> None:
@@ -126,35 +151,115 @@ def test_a_peer_is_differentiated_with_the_same_upstream_gradient() -> None:
     assert torch.allclose(scene.positions.grad, upstream[0].sum().expand(scene.positions.shape))
 
 
-def test_a_row_of_a_gpu_times_only_peers_that_render_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a row for a GPU be measured here, apart from what needs one. A run "takes" 1 ms, and its result 0 more."""
+
+    def run_once(runs: dict, seconds: float) -> dict[str, float]:
+        return {name: float(run() is None) for name, run in runs.items()}
+
+    monkeypatch.setitem(cuda.CASES, "small", SMALL)
+    monkeypatch.setattr(cases.Scene, "to", lambda scene, device: scene)
+    monkeypatch.setattr(cuda, "_alternate_events", run_once)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+
+
+def test_a_row_of_a_gpu_times_only_peers_that_render_the_same(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def render(scene: cases.Scene, mode: str, offset: float) -> tuple[torch.Tensor]:
         return (render_slangrast(scene, mode)[0] + offset,)
 
-    def run_once(runs: dict) -> dict[str, float]:
-        return {name: float(run() is None) for name, run in runs.items()}
+    def fail(scene: cases.Scene, mode: str) -> tuple[torch.Tensor]:
+        raise TypeError("no such argument\nand more")
+
+    def describe(contender: Contender) -> dict:
+        if contender.name == "forward":
+            raise ValueError("no gradient")
+        return {"launches": len(contender.name)}
 
     def capture(step: object) -> object:
-        raise RuntimeError("a sync\nand more")
+        try:
+            raise RuntimeError("a sync\nand more")
+        finally:
+            raise RuntimeError("the capture was invalidated")
 
     stand_ins = {"twin": partial(render, offset=1e-5), "other": partial(render, offset=0.1), "missing": None}
-    monkeypatch.setattr(cuda, "load_peer", lambda name, device: stand_ins[name])
+    stand_ins |= {"broken": fail, "forward": partial(render, offset=0.0)}
+    monkeypatch.setattr(peers, "load_peer", lambda name, device: stand_ins[name])
     monkeypatch.setitem(peers.PEERS, "silhouette", tuple(stand_ins))
-    monkeypatch.setitem(cuda.CASES, "small", SMALL)
-    monkeypatch.setattr(cases.Scene, "to", lambda scene, device: scene)
-    monkeypatch.setattr(cuda, "_describe", lambda contender: {"launches": len(contender.name)})
+    monkeypatch.setattr(cuda, "_describe", describe)
     monkeypatch.setattr(cuda, "_captured", capture)
-    monkeypatch.setattr(cuda, "_alternate_events", run_once)
     row = cuda.measure_cuda("small", "silhouette")
     assert (row["forward_ms"], row["step_ms"], row["twin_forward_ms"], row["twin_step_ms"]) == (0.0, 1.0, 0.0, 1.0)
     assert row["launches"] == 9 and row["twin_launches"] == 4
     assert row["graph_left_out"] == row["twin_graph_left_out"] == "cannot be captured: a sync"
     assert row["missing_left_out"] == "it cannot be imported" and "differs by 1.0e-01" in row["other_left_out"]
-    assert not any(name in row for name in ("other_step_ms", "missing_step_ms", "times_the_floor"))
+    assert row["broken_left_out"] == "it fails: TypeError: no such argument"
+    assert row["forward_left_out"] == "its step fails: ValueError: no gradient"
+    assert not any(f"{name}_step_ms" in row for name in ("other", "missing", "broken", "forward"))
+    assert "times_the_floor" not in row
+
+
+def test_a_graph_whose_gradient_is_another_is_not_timed(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = cases.make_scene(SMALL)
+    upstream = (torch.ones(1, 16, 16),)
+    ours = differentiable("slangrast", partial(render_slangrast, mode="silhouette"), scene, upstream)
+    monkeypatch.setattr(cuda, "_captured", lambda step: step)
+    assert cuda._replay(ours, 0.0) == {"graph_ms": 1.0}
+    monkeypatch.setattr(cuda, "_captured", lambda step: lambda: scene.positions.grad.mul_(2))
+    assert cuda._replay(ours, 0.0) == {"graph_left_out": "its gradient differs from that of the step by 1.0e+00"}
+    assert scene.positions.grad is None
+
+
+def test_the_floor_is_that_of_this_gpu(on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    processors = SimpleNamespace(multi_processor_count=66)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: processors)
+    row = {"case": "S4-512", "mode": "color", "step_ms": 6.4, "graph_ms": 3.2}
+    expected = {"times_the_floor": pytest.approx(10), "graph_times_the_floor": pytest.approx(5)}
+    assert cuda._times_the_floor(row) == expected
+    assert cuda._times_the_floor({**row, "mode": "silhouette"}) == {}
+    del row["graph_ms"]
+    assert list(cuda._times_the_floor(row)) == ["times_the_floor"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another")
+    assert cuda._times_the_floor(row) == {}
+
+
+def test_a_run_on_a_gpu_outlives_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A row that fails is tried without peers; each row is written as soon as it is there."""
+    written = []
+
+    def measure_row(measure: object, case: str, mode: str, seconds: float, with_peers: bool) -> dict:
+        written.append(len(list(tmp_path.iterdir())))
+        if mode == "color" or (mode == "silhouette" and with_peers):
+            raise RuntimeError("an illegal address\nand more")
+        row = {"case": case, "faces": 2, "size": 4, "images": 1, "sigma": 1e-4, "mode": mode, "forward_ms": seconds}
+        return row | {"step_ms": 1.0, "graph_ms": 1.0, "launches": 8, "host_syncs": 2, "peak_growth_mib": 3.0}
+
+    machine = {**MACHINE, "gpu": "GPU", "cuda": "13.0"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "describe_machine", lambda device: machine)
+    monkeypatch.setattr(command, "in_own_process", measure_row)
+    arguments = ["--device", "cuda", "--cases", "S1", "--modes", "color", "silhouette", "edges", "--seconds", "0.25"]
+    monkeypatch.setattr("sys.argv", ["benchmarks", *arguments, "--out", str(tmp_path)])
+    command.main()
+    assert written == [0, 0, 2, 2, 2]
+    report = json.loads((tmp_path / "cuda-2000-01-01.json").read_text())
+    assert [(row["mode"], row["forward_ms"]) for row in report["rows"]] == [("silhouette", 0.25), ("edges", 0.25)]
+    why = "RuntimeError: an illegal address"
+    assert report["failed"] == {
+        "S1, color, with peers": why, "S1, color": why, "S1, silhouette, with peers": why
+    }  # fmt: skip
+
+
+def test_calls_are_those_of_the_step_and_not_of_the_profiler() -> None:
+    x = torch.ones(3, requires_grad=True)
+    names = cuda._calls_during(lambda: x.mul(2).sum().backward())
+    assert {"aten::mul", "aten::sum", "autograd::engine::evaluate_function: MulBackward0"} <= set(names)
 
 
 def test_launches_and_syncs_are_counted() -> None:
-    names = ["cudaLaunchKernel", "aten::add", "cuLaunchKernel", "cudaStreamSynchronize", "cudaMemcpyAsync"]
+    names = ["cudaLaunchKernel", "aten::add", "cuLaunchKernelEx", "cudaStreamSynchronize", "cudaMemcpyAsync"]
     assert cuda.count_calls(names) == {"launches": 2, "host_syncs": 1}
+    assert cuda.count_calls(names[1:2]) == {"launches": None, "host_syncs": None}  # CUPTI was not allowed to look
 
 
 def test_table_of_a_gpu() -> None:
@@ -162,9 +267,14 @@ def test_table_of_a_gpu() -> None:
     row |= {"step_ms": 1.0, "graph_ms": 0.25, "times_the_floor": 31.25, "launches": 8, "host_syncs": 2}
     row |= {"peak_growth_mib": 3.0, "memory_bar_mib": 4.0, "gendr_left_out": "it cannot be imported"}
     row |= {"softras_step_ms": 12.0, "softras_largest_difference": 0.1, "softras_mean_difference": 1e-4}
-    text = tables.cuda_table({"machine": {**MACHINE, "gpu": "GPU", "cuda": "13.0"}, "rows": [row]})
-    assert "| S3: 2 faces, 4² | color | 0.500 | 1.00 | 0.250 | 31.2 | 8 | 2 | 3.0 (4.0) |" in text
-    assert "| 12.0×" in text and "gendr was left out, it cannot be imported" in text and "GPU (CUDA 13.0)" in text
+    row |= {"softras_launches": 5, "graph_times_the_floor": 7.8125}
+    blind = {**row, "case": "S4", "launches": None, "host_syncs": None}
+    report = {"machine": {**MACHINE, "gpu": "GPU", "cuda": "13.0"}, "rows": [row, blind], "failed": {"S5": "a reason"}}
+    text = tables.cuda_table(report)
+    assert "| S3: 2 faces, 4² | color | 0.500 | 1.00 | 0.250 | 31.2 (7.8) | 8 | 2 | 3.0 (4.0) |" in text
+    assert "| ? | ? | 3.0 (4.0) |" in text and "Failed: S5 (a reason)." in text
+    assert "| 5 |" in text and "| 12.0×" in text and "GPU (CUDA 13.0)" in text
+    assert "gendr was left out, it cannot be imported: S3 color, S4 color." in text
 
 
 def test_what_ptxas_says_is_read() -> None:
@@ -187,3 +297,12 @@ ptxas info    : Used 168 registers, used 1 barriers, 128 bytes smem, 40 bytes cu
 
 def test_hard_cases_make_scenes() -> None:
     assert cases.make_scene(hard.CASES["H3"]).resolution == (2048, 2048)
+
+
+def test_table_of_the_hard_path_has_its_peers() -> None:
+    row = {"case": "H1", "faces": 2, "size": 4, "threads": 1, "rasterize_ms": 1.0, "render_ms": 2.0, "step_ms": 3.0}
+    row |= {"peak_growth_mib": 5.0, "edges_ms": 4.0, "drtk_ms": 6.0, "interior_ms": 3.0, "pytorch3d_ms": 9000.0}
+    other = {**row, "threads": 2, "pytorch3d_left_out": "it fails"}
+    del other["pytorch3d_ms"], other["drtk_ms"]
+    text = hard.table({"machine": MACHINE, "rows": [row, other]})
+    assert "| 3.00 | 5.0 | 4.00 | 6.00 | 9,000.00 (3,000×) |" in text and "| 4.00 |  | it fails |" in text
