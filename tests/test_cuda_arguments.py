@@ -180,12 +180,29 @@ def test_write_to_a_copy_is_not_lost_in_silence(monkeypatch: pytest.MonkeyPatch)
     given = torch.tensor([float("nan")]).expand(3)
     copy = given.clone()
     packed._copies.append(("grad", given, copy))
-    packed.refuse_lost_writes()
+    packed.refuse_lost_writes("kernel", known := set())
+    assert known == {("kernel", "grad")}
     copy[1] = 0.0
     with pytest.raises(ValueError, match=r"launchRaw: grad is an expanded tensor.*\.contiguous\(\)"):
-        packed.refuse_lost_writes()
+        packed.refuse_lost_writes("another", known)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    packed.refuse_lost_writes()
+    packed.refuse_lost_writes("another", known)
+    assert known == {("kernel", "grad")}
+
+
+def test_only_the_first_launch_with_an_expanded_tensor_waits_for_the_device(
+    kinds: Module, slangtorch: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch, "equal", lambda copy, given: not waits.append("equal"))
+    with FakeTensorMode():
+        for expanded in ("values", "values", "out_values"):
+            arguments = _arguments(kinds, "cuda:0")
+            arguments[expanded] = torch.zeros(1, device="cuda:0").expand(5)
+            kinds.scale_by_all(**arguments).launchRaw(**ONE_THREAD)
+    assert waits == ["equal", "equal"]
+    assert len(slangtorch.launches) == 3
 
 
 # Numbers. The same on the CPU and, where there is one, on a GPU.

@@ -51,6 +51,7 @@ class CudaModule:
         self.files = files
         self.families = families
         self.binding = binding
+        self._writes_to_none: set[tuple[str, str]] = set()  # kernels and arguments that were copied, and were looked at
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> CudaArguments:
         packed = CudaArguments(reads_gradients)
@@ -64,7 +65,7 @@ class CudaModule:
         # Without tensors, the current device; the binding takes the stream that is current on it.
         with torch.cuda.device(packed.device) if packed.device else contextlib.nullcontext():
             getattr(self.binding, entry.name)(block, grid, *packed.values)
-            packed.refuse_lost_writes()
+            packed.refuse_lost_writes(entry.name, self._writes_to_none)
 
 
 class CudaArguments:
@@ -122,17 +123,22 @@ class CudaArguments:
         refuse_beyond_reach(tensor, path)
         return tensor
 
-    def refuse_lost_writes(self) -> None:
-        """Raise where the kernel wrote to the copy of an expanded tensor: that is lost, and nobody would know."""
-        if not self._copies or torch.cuda.is_current_stream_capturing():
+    def refuse_lost_writes(self, kernel: str, known: set[tuple[str, str]]) -> None:
+        """Raise where the kernel wrote to the copy of an expanded tensor: that is lost, and nobody would know.
+
+        To look is to wait for the device. So what is found to be read only goes to `known`, and is not looked at again.
+        """
+        copies = [one for one in self._copies if (kernel, one[0]) not in known]
+        if not copies or torch.cuda.is_current_stream_capturing():
             return  # reading the result would break the capture of a graph
-        for path, given, copy in self._copies:
+        for path, given, copy in copies:
             bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[copy.element_size()]
             if not torch.equal(copy.view(bits), given.view(bits)):  # bits, because NaN is not equal to itself
                 raise ValueError(
                     f"launchRaw: {path} is an expanded tensor, of which several elements share memory, and the kernel "
                     "writes to it: give it memory of its own with .contiguous() first"
                 )
+            known.add((kernel, path))
 
 
 def refuse_on_host(tensor: torch.Tensor, path: str) -> None:
