@@ -84,7 +84,7 @@ def bin_faces(
         **shared, **tensors, screen=screen, triangles=triangles, parameters=parameters, extents=extents,
         out_records=records, offsets=counts, cull_backfaces=int(cull_backfaces),
     ).launchRaw(**launch)  # fmt: skip
-    entries = room_for(counts.sum(), (images, faces, resolution, tiling))
+    entries = room_for(counts.sum(), ("soft", images, faces, resolution, tiling))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "

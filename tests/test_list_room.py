@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -59,6 +60,65 @@ def test_hard_images_do_not_depend_on_the_room(share: float, monkeypatch: pytest
 
 def test_on_the_cpu_lists_have_the_room_they_need() -> None:
     assert list_room.room_for(torch.tensor(12345), "scene") == 12345
+
+
+class _OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)
+    waits = 0
+
+    def __int__(self) -> int:
+        _OnGpu.waits += 1
+        return int(self.as_subclass(torch.Tensor))
+
+
+@pytest.fixture
+def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether a graph is being captured, to be changed by the test."""
+    state = [False]
+    monkeypatch.setattr(list_room, "_LAST_TOTALS", OrderedDict())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state[0])
+    monkeypatch.setattr(_OnGpu, "waits", 0)
+    return state
+
+
+def room_on_a_gpu(total: int, scene: object = "scene") -> int:
+    """Less what is added to be sure."""
+    return round((list_room.room_for(torch.tensor(total).as_subclass(_OnGpu), scene) - 1024) / 1.25)
+
+
+def test_on_cuda_only_the_first_call_waits_and_the_next_go_by_those_before(capturing: list[bool]) -> None:
+    assert [room_on_a_gpu(total) for total in (400, 800, 1200, 1600)] == [400, 400, 800, 1200]
+    assert _OnGpu.waits == 1
+    room_on_a_gpu(4, "another scene")
+    assert _OnGpu.waits == 2
+
+
+def test_renderings_of_one_shape_that_take_turns_have_room_for_the_largest(capturing: list[bool]) -> None:
+    """As a soft and a softer one in one step: by the last call alone the softer one's lists would never fit in."""
+    rooms = [room_on_a_gpu(total) for total in (400, 8000) * 5]
+    assert rooms[2:] == [8000] * 8
+    assert [room_on_a_gpu(400) for _ in range(6)][-1] == 400  # what is no longer needed is given back
+
+
+def test_soft_and_hard_lists_of_one_scene_do_not_share_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for module in (binning, sys.modules["slangrast.rasterize"]):
+        monkeypatch.setattr(module, "room_for", lambda total, scene: (names.append(scene), int(total))[1])
+    soup = single(scenes.soup(400))
+    sr.soft_silhouette(soup.positions, soup.triangles, soup.resolution)
+    sr.rasterize(soup.positions, soup.triangles, soup.resolution)
+    assert len(set(names)) == 2
+
+
+def test_a_graph_leaves_the_memory_of_totals_alone(capturing: list[bool]) -> None:
+    room_on_a_gpu(400)
+    capturing[0] = True
+    assert [room_on_a_gpu(800) for _ in range(3)] == [400] * 3  # nothing was copied
+    with pytest.raises(RuntimeError, match="render it once"):
+        room_on_a_gpu(400, "another scene")
 
 
 @pytest.mark.cuda
