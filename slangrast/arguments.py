@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .runtime.kept_tensors import keep_tensors
+
 _FEW_INDICES = 1024  # so few that comparing them costs less than two operations of torch
 _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
@@ -144,7 +146,7 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
     return computed_in(background).expand(images, height, width, channels)
 
 
-@functools.lru_cache(256)
+@keep_tensors(256)
 def lasting_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A zero for every element, kept. Nothing writes to it."""
     with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
@@ -159,7 +161,7 @@ def check_softness(name: str, scene: Scene, **values: Any) -> torch.Tensor:
     return _softness(name, scene.positions, values)
 
 
-@functools.lru_cache(256)
+@keep_tensors(256)
 def _softness_of_numbers(
     name: str, dtype: torch.dtype, device: torch.device, images: int, *values: tuple[str, float]
 ) -> torch.Tensor:

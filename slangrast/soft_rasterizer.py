@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from .op_modules import Tiling, layout_of, op_module, tiling_for
 from .projection import Projection, not_yet_projected, project
 from .runtime import Kernel, Launchable, Module
 from .runtime.cpu_threads import kernel_threads
+from .runtime.kept_tensors import keep_tensors
 from .runtime.steady import steady
 
 DEPTHS = ("view", "ndc")
@@ -348,7 +349,7 @@ def _extents(caller: str, variant: _Variant, softness: torch.Tensor, like: torch
     return _extents_without_parameters(module, cutoff, parameters.shape[0], like.dtype, like.device)
 
 
-@lru_cache(64)
+@keep_tensors(64)
 def _extents_without_parameters(
     module: Module, cutoff: float, images: int, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:

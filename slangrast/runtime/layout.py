@@ -17,6 +17,8 @@ from typing import Any
 import numpy
 import torch
 
+from .kept_tensors import keep_tensors
+
 DiffTensorView = namedtuple("DiffTensorView", ["value", "grad"], defaults=[None])
 DiffTensorView.__doc__ = "A differentiable tensor argument: `value`, and `grad`, which `.bwd` reads or adds to."
 
@@ -306,7 +308,7 @@ class DiffTensorType:
         self.gradient.pack(gradient, offset + self.gradient_offset, f"{path}.grad", context)
 
 
-@functools.cache
+@keep_tensors(256)
 def _untouched(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """One element that poses as every gradient of a kernel that is no derivative: it never touches them."""
     return torch.zeros((), dtype=dtype, device=device)
