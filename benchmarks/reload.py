@@ -1,4 +1,4 @@
-"""python -m benchmarks.reload: how long a save takes to become an image on the CPU; write JSON and a table."""
+"""python -m benchmarks.reload: how long a save takes to become an image; write JSON and a table."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ _LONGEST_SECONDS = 120.0
 class Author:
     """Somebody who edits a falloff in a running program that renders with it."""
 
-    def __init__(self, folder: Path, faces: int, size: int) -> None:
+    def __init__(self, folder: Path, faces: int, size: int, device: str = "cpu") -> None:
         self._folder, self._size = folder, size
-        self._mesh = sr.icosphere({1280: 3, 5120: 4}[faces])
-        self._positions = sr.Camera.orbit(4.0, 25.0, 30.0, fov_degrees=35).project(self._mesh.vertices)
+        mesh = sr.icosphere({1280: 3, 5120: 4}[faces])
+        self._positions = sr.Camera.orbit(4.0, 25.0, 30.0, fov_degrees=35).project(mesh.vertices).to(device)
+        self._triangles, self._colors = mesh.triangles.to(device), (0.5 + 0.5 * mesh.vertices).to(device)
         self._parameters: dict[str, Any] = {"ripple": 0.2}
         self._numbers = iter(range(1000))
         # What is saved was never seen before, so that nothing is found in the cache.
@@ -63,7 +64,7 @@ class Author:
 
     def save_signature(self) -> None:
         name = f"shift{next(self._numbers)}"
-        self._parameters = {"ripple": 0.2, name: torch.tensor(0.1, requires_grad=True)}
+        self._parameters = {"ripple": 0.2, name: torch.tensor(0.1, device=self._positions.device).requires_grad_()}
         text = _FORMULA.format(number=self._number(), field=f"\n    float {name};", use=f" + {name}")
         (self._folder / "own.slang").write_text(text)
 
@@ -71,10 +72,11 @@ class Author:
         positions = self._positions.detach().requires_grad_()
         falloff = sr.Formula(f"{self._folder / 'own.slang'}:Rippled", **self._parameters)
         image = sr.soft_rasterize(
-            positions, self._mesh.triangles, 0.5 + 0.5 * self._mesh.vertices, (self._size, self._size), sigma=1e-3,
-            falloff=falloff,
-        )  # fmt: skip
+            positions, self._triangles, self._colors, (self._size, self._size), sigma=1e-3, falloff=falloff
+        )
         image.color.square().mean().backward()
+        if positions.device.type == "cuda":
+            torch.cuda.synchronize()
         return image.color.detach()
 
 
@@ -104,7 +106,7 @@ def measure_saves(author: Author, folder: Path, save: Callable[[], None], repeat
     return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
-def measure_unchanged(author: Author) -> dict[str, float]:
+def measure_unchanged(author: Author, device: str) -> dict[str, float]:
     """The longest reload of an unchanged module, and an identical load, in milliseconds."""
     author.render()
     reloads, loads = [], []
@@ -115,7 +117,7 @@ def measure_unchanged(author: Author) -> dict[str, float]:
             statistics.median(
                 _milliseconds(
                     lambda request=request: sr.load_module(
-                        request.path, device="cpu", defines=dict(request.defines), include_paths=request.include_paths
+                        request.path, device=device, defines=dict(request.defines), include_paths=request.include_paths
                     )
                 )
                 for _ in range(5)
@@ -137,7 +139,7 @@ def _milliseconds(step: Callable[[], Any]) -> float:
 def table(report: dict[str, Any]) -> str:
     scene = report["scene"]
     lines = [
-        heading(report["machine"], "python -m benchmarks.reload")
+        heading(report["machine"], f"python -m benchmarks.reload --device {report['device']}")
         + f" Load of the machine before: {report['load']:.1f}. {scene['faces']:,} faces, {scene['size']}², colour, "
         "forward and backward.",
         "",
@@ -157,6 +159,7 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reload", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--faces", type=int, choices=[1280, 5120], default=1280)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
@@ -165,17 +168,18 @@ def main() -> None:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        author = Author(folder, options.faces, options.size)
+        author = Author(folder, options.faces, options.size, options.device)
         kinds = {
             "a constant": author.save_constant,
             "an imported file": author.save_import,
             "a signature": author.save_signature,
         }
         saves = {kind: measure_saves(author, folder, save, options.repeats) for kind, save in kinds.items()}
-        unchanged = measure_unchanged(author)
+        unchanged = measure_unchanged(author, options.device)
     scene = {"faces": options.faces, "size": options.size}
-    report = {"machine": describe_machine(), "load": load, "scene": scene, "saves": saves, "unchanged": unchanged}
-    write_report(options.out, "reload", report, table(report))
+    report = {"machine": describe_machine(options.device), "device": options.device, "load": load, "scene": scene}
+    report |= {"saves": saves, "unchanged": unchanged}
+    write_report(options.out, "reload" if options.device == "cpu" else "reload-cuda", report, table(report))
 
 
 if __name__ == "__main__":

@@ -397,6 +397,21 @@ def test_quick_build_is_of_nvrtc_and_the_optimised_one_of_slangtorch(
     assert load(BuildRequest(path=str(fill), quick=True)) is built
 
 
+@pytest.mark.usefixtures("driver")
+def test_the_environment_may_name_the_engine(fill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = object()
+    monkeypatch.setitem(nvrtc_engine._ENGINES, "cuda", lambda request: built)
+    monkeypatch.setattr(nvrtc_engine, "load_cuda_module", lambda request: pytest.fail("it was not to choose"))
+    load, request = nvrtc_engine.load_default_cuda_module, BuildRequest(path=str(fill))
+    monkeypatch.setenv("SLANGRAST_CUDA_ENGINE", "nvrtc")
+    assert isinstance(load(request), NvrtcModule)
+    monkeypatch.setenv("SLANGRAST_CUDA_ENGINE", "cuda")
+    assert load(request) is built
+    monkeypatch.setenv("SLANGRAST_CUDA_ENGINE", "vulkan")
+    with pytest.raises(ValueError, match=r"one of \['cuda', 'nvrtc'\], got 'vulkan'"):
+        load(request)
+
+
 # Numbers, on a GPU.
 
 

@@ -14,9 +14,10 @@ import ctypes
 import functools
 import importlib
 import logging
+import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,11 @@ def _open(request: BuildRequest, architectures: Sequence[str], entry: Path) -> N
 
 def load_default_cuda_module(request: BuildRequest) -> CudaModule | NvrtcModule:
     """slangtorch's build of `request`. NVRTC's where nvcc or ninja is missing for one, which is said once; and where it
-    is to be quick, since an optimised one will replace it."""
+    is to be quick, since an optimised one will replace it. SLANGRAST_CUDA_ENGINE names the one to use everywhere."""
+    if engine := os.environ.get("SLANGRAST_CUDA_ENGINE"):
+        if engine not in _ENGINES:
+            raise ValueError(f"SLANGRAST_CUDA_ENGINE must be one of {list(_ENGINES)}, got {engine!r}")
+        return _ENGINES[engine](request)
     if request.quick:
         with contextlib.suppress(_NvrtcMissingError):
             return load_nvrtc_module(request)
@@ -156,6 +161,11 @@ def load_default_cuda_module(request: BuildRequest) -> CudaModule | NvrtcModule:
             raise error from None
         _say_once(error.summary.partition(":")[0])
         return module
+
+
+_ENGINES: dict[str, Callable[[BuildRequest], CudaModule | NvrtcModule]] = {
+    "cuda": load_cuda_module, "nvrtc": load_nvrtc_module
+}  # fmt: skip
 
 
 @functools.cache
