@@ -20,6 +20,7 @@ from slangrast import Module
 from slangrast.runtime import nvrtc_engine
 from slangrast.runtime.cpu_engine import load_cpu_module
 from slangrast.runtime.layout import PackContext
+from slangrast.runtime.packing import CPU
 from slangrast.runtime.request import BuildRequest
 
 ARCHITECTURE = (0, 0)  # of no GPU: what is kept in the cache for it can never reach one
@@ -113,6 +114,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr(nvrtc_engine, "_cuda_headers", lambda: "/headers")
     monkeypatch.setattr(nvrtc_engine, "_bindings", {"driver": stand_in}.__getitem__)
     monkeypatch.setattr(nvrtc_engine, "refuse_on_host", lambda tensor, path: None)
+    monkeypatch.setattr(nvrtc_engine, "DEVICE_TYPE", CPU)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

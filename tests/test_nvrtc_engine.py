@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import slangrast as sr
 from slangrast import Module, ShaderError, load_module, op_modules
-from slangrast.runtime import nvrtc_engine
+from slangrast.runtime import nvrtc_engine, packing
+from slangrast.runtime.layout import PackContext
 from slangrast.runtime.nvrtc_engine import NvrtcModule, load_nvrtc_module
 from slangrast.runtime.request import BuildRequest
 from slangrast.runtime.shader_paths import shader_folder
@@ -27,6 +29,7 @@ from tests.driver_stand_in import STREAM, Result, StandIn
 from tests.test_kernels import KERNEL_FILES, specialisations
 
 SHADERS = Path(__file__).parent / "shaders"
+LITERAL = {"LITERAL": 0.25}
 ONE = {"blockSize": (1, 1, 1), "gridSize": (1, 1, 1)}
 
 
@@ -332,8 +335,36 @@ def test_missing_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(nvrtc_engine.importlib, "import_module", fail)
+    monkeypatch.delitem(sys.modules, "cuda.bindings.driver", raising=False)
     with pytest.raises(ShaderError, match=r"needs cuda-bindings \(No module .*pip install 'slangrast\[nvrtc\]'"):
         nvrtc_engine._bindings("driver")
+
+
+# Arguments packed by compiled code, as on the CPU.
+
+
+def test_compiled_code_packs_the_same_bytes(driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = driver_stand_in.serving_the_cpu(load_module(SHADERS / "derivatives.slang", device="cpu", defines=LITERAL))
+    values = {name: (torch.rand(4, 2)[:, 0], torch.rand(4)) for name in "xwy"}
+    packed = []
+    for compiled in (True, False):
+        monkeypatch.setattr(nvrtc_engine, "_packs_by_compiled_code", lambda compiled=compiled: compiled)
+        packed.append(module.polynomial.bwd(**values)._packed)
+    quick, slow = packed
+    assert quick.buffer == slow.buffer and quick.device == slow.device == torch.device("cpu")
+    assert len(quick.keep_alive) == len(slow.keep_alive) == 6
+
+
+def test_tensors_of_another_device_are_not_packed_by_compiled_code() -> None:
+    library = packing._library()
+    if library is None:
+        pytest.skip("torch before 2.10 has no exchange API")
+    module = load_module(SHADERS / "derivatives.slang", device="cpu", defines=LITERAL)
+    entry = module._any_build().families["polynomial"].primal
+    values = [torch.rand(4) for _ in entry.arguments]
+    for device_type, fits in ((packing.CPU, True), (packing.CUDA, False)):
+        context = PackContext(bytearray(entry.size), None, [], False)
+        assert packing.Packer(entry.arguments, False, device_type).pack(values, context) == fits
 
 
 # The choice between slangtorch and NVRTC.

@@ -16,6 +16,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,13 +28,16 @@ import torch
 from .cache import files_of, find, find_or_build
 from .cuda_engine import CudaModule, load_cuda_module, refuse_beyond_reach, refuse_on_host
 from .errors import MissingProgramError, ShaderError, parse_nvcc_output
-from .host_compiler import host_sources_digest
+from .host_compiler import host_compiler, host_sources_digest
 from .layout import PackContext, layout_checks
+from .packing import CUDA, Packer
 from .request import BuildRequest
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import SlangOutput, compile_slang
 
 _LOG = logging.getLogger("slangrast")
+
+DEVICE_TYPE = CUDA
 
 # What the text must hold for a part of slangc's prelude to be needed, and the macro that turns the part on. Each
 # includes a header of the CUDA toolkit, which not every machine has.
@@ -77,12 +81,22 @@ class NvrtcModule:
         self.families = families
         self._cubins = cubins
         self._functions: dict[tuple[int, str], Any] = {}
+        self._packers: dict[tuple[str, bool], Packer] = {}
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> GpuArguments:
         packed = GpuArguments(bytearray(max(entry.size, 1)), reads_gradients=reads_gradients)
+        if _packs_by_compiled_code() and self._packer(entry, reads_gradients).pack(values, packed):
+            packed.device = packed.keep_alive[0].device if packed.keep_alive else None
+            return packed
         for argument, value in zip(entry.arguments, values, strict=True):
             argument.type.pack(value, argument.offset, argument.name, packed)
         return packed
+
+    def _packer(self, entry: KernelSignature, reads_gradients: bool) -> Packer:
+        packer = self._packers.get((entry.name, reads_gradients))
+        if packer is None:
+            packer = self._packers[entry.name, reads_gradients] = Packer(entry.arguments, reads_gradients, DEVICE_TYPE)
+        return packer
 
     def launch(
         self, entry: KernelSignature, packed: GpuArguments, block: tuple[int, ...], grid: tuple[int, ...]
@@ -104,6 +118,16 @@ class NvrtcModule:
             symbol = f"__kernel__{name}".encode()
             self._functions[device, name] = _call(f"finding kernel {name}", "cuModuleGetFunction", module, symbol)
         return self._functions[device, name]
+
+
+@functools.cache
+def _packs_by_compiled_code() -> bool:
+    """Whether there is a C++ compiler, which this engine can do without."""
+    try:
+        host_compiler()
+    except ShaderError:
+        return False
+    return True
 
 
 _LOADED: weakref.WeakValueDictionary[str, NvrtcModule] = weakref.WeakValueDictionary()  # by key: one for all who ask
@@ -262,8 +286,9 @@ def _nvrtc_version() -> tuple[int, int]:
 
 
 def _bindings(name: str) -> Any:
+    module = f"cuda.bindings.{name}"
     try:
-        return importlib.import_module(f"cuda.bindings.{name}")
+        return sys.modules.get(module) or importlib.import_module(module)  # each launch comes here several times
     except ImportError as error:
         raise _NvrtcMissingError(
             f"the engine 'nvrtc' needs cuda-bindings ({error}): pip install 'slangrast[nvrtc]'"

@@ -16,6 +16,7 @@ from .layout import DiffTensorType, PackContext, ScalarType, TensorType
 
 _PLAIN = {int, float}
 _VALUE, _VALUE_AND_UNTOUCHED_GRADIENT, _GRADIENT = range(3)  # as Role
+CPU, CUDA = 1, 2  # DLPack's
 _CODES = {  # DLPack's, and the bits of an element
     torch.bool: (6, 8), torch.uint8: (1, 8), torch.int8: (0, 8), torch.int16: (0, 16), torch.int32: (0, 32),
     torch.int64: (0, 64), torch.float16: (2, 16), torch.bfloat16: (4, 16), torch.float32: (2, 32),
@@ -39,9 +40,10 @@ class _ExchangeApi(ctypes.Structure):  # DLPackExchangeAPI, version 1
 
 
 class Packer:
-    """Packs the arguments of one kernel, or of one derivative of it."""
+    """Packs the arguments of one kernel, or of one derivative of it. Tensors must all be on one device of one kind."""
 
-    def __init__(self, arguments: Sequence[Any], reads_gradients: bool) -> None:
+    def __init__(self, arguments: Sequence[Any], reads_gradients: bool, device_type: int = CPU) -> None:
+        self._device_type = device_type
         self._scalars: list[int] = []
         self._tensors: list[tuple[int, bool]] = []  # which argument, and whether a gradient comes with it
         self._dense: list[int] = []  # which arguments have vectors as elements
@@ -95,7 +97,7 @@ class Packer:
             if not all(values[index].is_contiguous() for index in self._dense):
                 return False
             start = ctypes.byref(ctypes.c_char.from_buffer(context.buffer))
-            if not call(functions, tensors, self._places, len(self._places), start):
+            if not call(functions, tensors, self._places, len(self._places), start, self._device_type):
                 return False
         except Exception:  # no tensor, one without memory of its own, a number out of range: the types say which
             return False
@@ -129,7 +131,8 @@ def _library() -> tuple[Any, Any] | None:
     )
     call = ctypes.PyDLL(_build()).slangrast_pack  # which holds the lock of Python, as those functions need it
     call.restype = ctypes.c_bool
-    call.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p]
+    pointer, number = ctypes.c_void_p, ctypes.c_uint32
+    call.argtypes = [pointer, ctypes.py_object, pointer, number, pointer, number]
     functions = _Functions(api.read, list_item, is_instance, id(torch.Tensor))
     return call, ctypes.pointer(functions)
 

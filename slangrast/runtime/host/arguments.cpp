@@ -52,7 +52,7 @@ const double untouched = 0.;
 
 bool has_form(const DLTensor& tensor, const Place& place)
 {
-    if (tensor.device_type != CPU || tensor.type_code != place.type_code || tensor.type_bits != place.type_bits)
+    if (tensor.type_code != place.type_code || tensor.type_bits != place.type_bits)
         return false;
     return tensor.type_lanes == 1 && tensor.dimensions <= 5 && (tensor.strides || tensor.dimensions == 0);
 }
@@ -62,6 +62,7 @@ bool make_view(const DLTensor& tensor, TensorView& view)
     view = {};
     view.address = uint64_t(tensor.data) + tensor.byte_offset;
     view.dimensions = uint32_t(tensor.dimensions);
+    uint64_t span = tensor.type_bits / 8; // bytes from the first element to the end of the last
     for (int32_t k = 0; k < tensor.dimensions; k++)
     {
         uint64_t size = uint64_t(tensor.shape[k]), stride = uint64_t(tensor.strides[k]) * (tensor.type_bits / 8);
@@ -69,21 +70,27 @@ bool make_view(const DLTensor& tensor, TensorView& view)
             return false;
         view.sizes[k] = uint32_t(size);
         view.strides[k] = uint32_t(stride);
+        span += size ? (size - 1) * stride : 0;
     }
-    return true;
+    return tensor.device_type == CPU || span <= uint64_t(1) << 32; // offsets are of 32 bits on a GPU
 }
 } // namespace
 
 // False where a tensor is not what its place takes. Python, which packs it then, knows how to say what is wrong.
-extern "C" bool slangrast_pack(const Functions* call, void* list, const Place* places, uint32_t count, uint8_t* out)
+extern "C" bool slangrast_pack(
+    const Functions* call, void* list, const Place* places, uint32_t count, uint8_t* out, int32_t device_type)
 {
     TensorView view = {}, before = {};
+    int32_t device_id = 0; // of the first, and so of all
     for (uint32_t index = 0; index < count; index++)
     {
         const Place& place = places[index];
         void* object = call->list_item(list, index);
         DLTensor tensor = {};
         if (!object || call->is_instance(object, call->tensor_type) != 1 || call->read(object, &tensor) != 0)
+            return false;
+        device_id = index ? device_id : tensor.device_id;
+        if (tensor.device_type != device_type || tensor.device_id != device_id)
             return false;
         if (!has_form(tensor, place) || !make_view(tensor, view))
             return false;
@@ -94,7 +101,7 @@ extern "C" bool slangrast_pack(const Functions* call, void* list, const Place* p
         before = view;
         if (place.role == VALUE_AND_UNTOUCHED_GRADIENT)
         {
-            view.address = uint64_t(&untouched);
+            view.address = device_type == CPU ? uint64_t(&untouched) : 0;
             std::memset(view.strides, 0, sizeof view.strides);
             std::memcpy(out + place.offset + sizeof view, &view, sizeof view);
         }
