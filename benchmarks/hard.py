@@ -17,7 +17,7 @@ from .measure import admit
 from .peers import peer_contender
 from .report import add_out, describe_machine, heading, in_own_process, write_report
 from .tables import memory
-from .timing import alternate, peak_growth_mib
+from .timing import alternate, memory_of_a_step
 
 _BESIDE_PYTORCH3D = ("H1-256", "H1-fine")  # a step of it takes seconds to minutes
 CASES = {
@@ -54,12 +54,8 @@ def measure(case_name: str, threads: int, with_slow: bool = False) -> dict[str, 
         scene.forget_gradients()
         render().backward(upstream)
 
-    # Compile and load before memory is measured.
-    small = sr.interpolate(sr.rasterize(scene.positions, scene.triangles[:1], (16, 16)), scene.colors)
-    small.backward(torch.ones_like(small))
-
     found: dict[str, Any] = {"case": case_name, "faces": len(scene.triangles), "size": scene.resolution[0]}
-    found |= {"threads": threads, "peak_growth_mib": peak_growth_mib(step)}
+    found |= {"threads": threads, **memory_of_a_step(step, scene.forget_gradients)}
     with torch.no_grad():
         forward = alternate({"rasterize_ms": rasterize, "render_ms": render})
     # The best: others on the machine can only add to it.

@@ -28,7 +28,7 @@ from .contenders import (
     upstream_gradient,
 )
 from .peers import PEERS, peer_contender
-from .timing import Times, alternate, peak_growth_mib
+from .timing import Times, alternate, memory_of_a_step
 
 _PLAIN_SECONDS = 60.0  # a plain step that would take longer is timed on a share of the pixels
 
@@ -49,16 +49,13 @@ def measure(plan: Plan) -> dict[str, Any]:
     torch.set_num_threads(plan.threads)
     case = CASES[plan.case]
     scene, mode = make_scene(case), plan.mode
-    # Compile, load and warm up on another image, so that memory for this one is asked for while it is measured.
-    render_slangrast(Scene(scene.positions[:1], scene.triangles[:1], scene.colors, (16, 16)), mode)
-    peak = peak_growth_mib(lambda: render_slangrast(scene, mode)[-1].sum().backward())
     images = tuple(image.detach() for image in render_slangrast(scene, mode))
     upstream = upstream_gradient(images)
     ours = differentiable("slangrast", partial(render_slangrast, mode=mode), scene, upstream)
 
     row: dict[str, Any] = {"case": case.name, "faces": len(scene.triangles), "size": case.size, "images": case.images}
     row |= {"sigma": case.sigma, "mode": mode, "threads": plan.threads}
-    row |= {"peak_growth_mib": peak, "memory_bar_mib": scene.bar_mib()}
+    row |= {**memory_of_a_step(ours.step, scene.forget_gradients), "memory_bar_mib": scene.bar_mib()}
     contenders = [ours]
     if plan.prototype is not None and prototype.can_render(case):
         theirs = prototype.contender(plan.prototype, scene, mode, plan.threads, upstream)

@@ -17,7 +17,8 @@ def cpu_table(report: dict[str, Any]) -> str:
         heading(report["machine"], "make bench") + f" Load of the machine before: {report['load']:.1f}.",
         "",
         "| case | mode | threads | forward ms | forward + backward ms | prototype ms | ours / prototype | best runs | "
-        "speed-up by threads, ours (prototype's) | memory MiB (bar) | plain PyTorch ms | plain / ours |",
+        "speed-up by threads, ours (prototype's) | memory MiB: resident, tensors (bar) | plain PyTorch ms | "
+        "plain / ours |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -108,10 +109,13 @@ def _ms(value: float) -> str:
 
 
 def memory(row: Row) -> str:
-    """By how much the process grows in a step, and the bar where there is one."""
-    peak = row["peak_growth_mib"]
-    bar = f" ({row['memory_bar_mib']:.1f})" if "memory_bar_mib" in row else ""
-    return ("?" if peak is None else f"{peak:.1f}") + bar
+    """By how much the process grows in a step; on the CPU, of that torch's tensors; and the bar where there is one."""
+    peaks = [row["peak_growth_mib"], row["peak_tensors_mib"]] if "peak_tensors_mib" in row else [row["peak_growth_mib"]]
+    return ", ".join(map(_mib, peaks)) + (f" ({_mib(row['memory_bar_mib'])})" if "memory_bar_mib" in row else "")
+
+
+def _mib(size: float | None) -> str:
+    return "?" if size is None else f"{size:.2f}" if size < 1 else f"{size:.1f}"
 
 
 def _beside_prototype(row: Row) -> list[str]:

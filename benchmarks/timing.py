@@ -1,15 +1,20 @@
-"""Times of several contenders, taken in turns, and the growth of a process's memory."""
+"""Times of several contenders, taken in turns, and the memory that a step takes."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 _PAUSE = 0.005  # seconds: OpenMP's threads go on spinning for a while, in the way of whoever comes next
 _TURN = 0.02  # seconds that a turn lasts, so that its first run, with cold caches, need not count
@@ -63,6 +68,25 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - before
 
 
+def memory_of_a_step(step: Callable[[], Any], forget: Callable[[], Any]) -> dict[str, float | None]:
+    """MiB at the peak of a step, beyond what is there before it: resident, and of torch's tensors alone.
+
+    What a process needs once, however large the scene, does not count: code that is loaded, stacks of threads, tensors
+    that are kept. So `step` runs before anything is measured, and all that it leaves behind goes by `forget`. Resident
+    memory is counted by the system in steps of up to some hundred KiB; of small scenes only the tensors tell.
+    """
+    growths = []
+    for _ in range(3):
+        step()
+        forget()
+        growths.append(peak_growth_mib(step))
+        forget()
+    known = [growth for growth in growths if growth is not None]
+    tensors = peak_of_tensors_mib(step)
+    forget()
+    return {"peak_growth_mib": statistics.median(known) if known else None, "peak_tensors_mib": tensors}
+
+
 def peak_growth_mib(run: Callable[[], Any]) -> float | None:
     """By how much the process grows at most while `run` runs. None where the system does not tell (outside Linux)."""
     try:
@@ -74,6 +98,19 @@ def peak_growth_mib(run: Callable[[], Any]) -> float | None:
         return (_status("VmHWM") - before) / 1024
     except (OSError, KeyError):
         return None
+
+
+def peak_of_tensors_mib(run: Callable[[], Any]) -> float:
+    """The most that torch gives out to tensors of the CPU at one time while `run` runs, by its profiler."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profile.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    on_host = [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
+    changes = [event["args"]["Bytes"] for event in sorted(on_host, key=lambda event: event["ts"])]
+    return max(itertools.accumulate(changes, initial=0)) / 2**20
 
 
 def _status(name: str) -> int:
