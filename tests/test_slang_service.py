@@ -128,6 +128,27 @@ def test_a_worker_that_dies_is_replaced(shader: str) -> None:
     assert compile_slang(shader, {"VALUE": "1"}, ()).cuda_text
 
 
+def test_a_worker_of_another_slangc_gets_no_job(shader: str, tmp_path: Path) -> None:
+    """Also where it was at work while the other was asked for."""
+    folder = tmp_path / "another slangc"
+    folder.mkdir()
+    (folder / "libslang-compiler.so").symlink_to(slang_service._library_of(slangc_path()))
+    options = [shader, "-target", "cuda", "-DVALUE=1"]
+
+    def keep(text: str, parameters: dict[str, Any], make: Callable[[], str]) -> str:
+        compiled = compile_in_worker(str(folder / "slangc"), options, lambda text, parameters, make: make())
+        assert compiled is None or compiled.text == text
+        return make()
+
+    slang_service._workers.end_all()
+    if (os.cpu_count() or 1) > 1:  # there are as many workers as processors
+        assert compile_in_worker(slangc_path(), options, keep) is not None
+    worker = idle_worker()
+    with slang_service._workers.one(str(folder / "libslang-compiler.so")) as other:
+        assert other.library == str(folder / "libslang-compiler.so") and other.process is not worker
+    slang_service._workers.end_all()
+
+
 def test_without_a_library_slangc_does_it(shader: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lone = tmp_path / "slangc"
     lone.write_text(f'#!/bin/sh\nexec {slangc_path()} "$@"\n')

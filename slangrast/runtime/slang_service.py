@@ -90,6 +90,7 @@ class _Worker:
     """A process that does one job after another."""
 
     def __init__(self, library: str) -> None:
+        self.library = library
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", str(_WORKER), library, str(_SECONDS_IDLE)],
@@ -128,7 +129,6 @@ class _Workers:
         self._idle: list[_Worker] = []
         self._free = threading.BoundedSemaphore(os.cpu_count() or 1)
         self._inherited: list[_Worker] = []
-        self._library = ""
 
     @contextlib.contextmanager
     def one(self, library: str) -> Iterator[_Worker]:
@@ -154,13 +154,10 @@ class _Workers:
                     taken.callback(self._idle.append, worker)
 
     def _take(self, library: str) -> _Worker:
-        if library != self._library:
-            self.end_all()
-            self._library = library
         while worker := self._pop():
-            if worker.process.poll() is None:
+            if worker.library == library and worker.process.poll() is None:
                 return worker
-            worker.end()  # it had nothing to do for a while
+            worker.end()  # it is of another slangc, or had nothing to do for a while
         return _Worker(library)
 
     def _pop(self) -> _Worker | None:

@@ -43,6 +43,8 @@ class Compiler:
             getattr(self._library, name).restype = _POINTER
         for name in ("spGetDiagnosticOutput", "spGetDependencyFilePath", *_Declarations.TEXTS):
             getattr(self._library, name).restype = ctypes.c_char_p
+        for name in _Declarations.BOOLS:  # of which C fills one byte of the four of an int
+            getattr(self._library, name).restype = ctypes.c_bool
         self._session = _POINTER(self._library.spCreateSession(None))
         self._request: ctypes.c_void_p | None = None
 
@@ -114,6 +116,7 @@ class _Declarations:
         "spReflectionType_GetFieldByIndex", "spReflectionType_GetElementType",
     )  # fmt: skip
     TEXTS = ("spReflectionVariable_GetName",)
+    BOOLS = ("spReflectionFunction_isOverloaded",)
 
     def __init__(self, library: ctypes.CDLL, reflection: ctypes.c_void_p) -> None:
         self._library, self._reflection = library, reflection
