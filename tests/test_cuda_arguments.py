@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slangrast import DiffTensorView, Module, load_module
-from slangrast.runtime import cuda_engine
+from slangrast.runtime import cuda_engine, packing
 from tests.slangtorch_stand_in import StandIn, install, write_shader
 
 KINDS = Path(__file__).parent / "shaders" / "argument_kinds.slang"
@@ -138,6 +138,46 @@ def test_stride_of_a_length_of_one_is_no_reason_to_copy(kinds: Module, slangtorc
         passed = packed.marshal(kinds._any_build().families["add_all_dtypes"].primal.arguments[0].type, given, "x")
         assert passed.stride() == (1, 1)
         assert passed.untyped_storage()._cdata == given.untyped_storage()._cdata
+
+
+@pytest.fixture
+def compiled_packing() -> None:
+    """Before a stand-in hides the compiler."""
+    if packing._library() is None:
+        pytest.skip("torch before 2.10 has no exchange API")
+
+
+@pytest.mark.usefixtures("compiled_packing")
+@pytest.mark.parametrize("kind", ["primal", "bwd"])
+def test_arguments_that_compiled_code_finds_right_are_passed_as_the_others(
+    slangtorch: StandIn, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Tensors of the CPU count as a GPU's here, since fake ones have no memory to read."""
+    monkeypatch.setattr(cuda_engine, "DEVICE_TYPE", packing.CPU)
+    monkeypatch.setattr(cuda_engine, "refuse_on_host", lambda tensor, path: None)
+    build = load_module(KINDS.parent / "derivatives.slang", device="cuda", defines={"LITERAL": 0.25})._any_build()
+    family = build.families["polynomial"]
+    entry = family.primal if kind == "primal" else family.backward_derivative
+    tensors = {"x": torch.rand(8)[::2], "w": torch.rand(1).expand(4), "y": torch.rand(4)}
+    marshalled: list[str] = []
+    marshal = cuda_engine.CudaArguments.marshal
+    monkeypatch.setattr(
+        cuda_engine.CudaArguments, "marshal", lambda *given: marshalled.append(given[-1]) or marshal(*given)
+    )
+    results = []
+    for compiled in (True, False):
+        monkeypatch.setattr(cuda_engine, "has_compiler", lambda compiled=compiled: compiled)
+        values = [tensors[name] for name in entry.argument_names]
+        values = values if kind == "primal" else [(value, torch.ones(()).expand(4)) for value in values]
+        results.append(build.pack(entry, values, reads_gradients=kind == "bwd"))
+        assert bool(marshalled) == (not compiled)
+    quick, slow = results
+    assert quick.device == slow.device == torch.device("cpu")
+    for (value, (gradient,)), (other, (other_gradient,)) in zip(quick.values, slow.values, strict=True):
+        assert torch.equal(value, other) and value.stride() == other.stride()
+        assert gradient.stride() == other_gradient.stride() and gradient.shape == other_gradient.shape
+    names = [name for name, _, _ in quick._copies]
+    assert names == [name for name, _, _ in slow._copies] and "w" in names
 
 
 def test_launch_happens_on_the_device_of_the_tensors(kinds: Module, slangtorch: StandIn) -> None:

@@ -28,9 +28,9 @@ import torch
 from .cache import files_of, find, find_or_build
 from .cuda_engine import CudaModule, load_cuda_module, refuse_beyond_reach, refuse_on_host
 from .errors import MissingProgramError, ShaderError, parse_nvcc_output
-from .host_compiler import host_compiler, host_sources_digest
+from .host_compiler import host_sources_digest
 from .layout import PackContext, layout_checks
-from .packing import CUDA, Packer
+from .packing import CUDA, Packer, has_compiler
 from .request import BuildRequest
 from .signature import KernelFamily, KernelSignature, read_signatures
 from .slang_compiler import SlangOutput, compile_slang
@@ -85,7 +85,7 @@ class NvrtcModule:
 
     def pack(self, entry: KernelSignature, values: list[Any], *, reads_gradients: bool) -> GpuArguments:
         packed = GpuArguments(bytearray(max(entry.size, 1)), reads_gradients=reads_gradients)
-        if _packs_by_compiled_code() and self._packer(entry, reads_gradients).pack(values, packed):
+        if has_compiler() and self._packer(entry, reads_gradients).pack(values, packed):
             packed.device = packed.keep_alive[0].device if packed.keep_alive else None
             return packed
         for argument, value in zip(entry.arguments, values, strict=True):
@@ -118,16 +118,6 @@ class NvrtcModule:
             symbol = f"__kernel__{name}".encode()
             self._functions[device, name] = _call(f"finding kernel {name}", "cuModuleGetFunction", module, symbol)
         return self._functions[device, name]
-
-
-@functools.cache
-def _packs_by_compiled_code() -> bool:
-    """Whether there is a C++ compiler, which this engine can do without."""
-    try:
-        host_compiler()
-    except ShaderError:
-        return False
-    return True
 
 
 _LOADED: weakref.WeakValueDictionary[str, NvrtcModule] = weakref.WeakValueDictionary()  # by key: one for all who ask

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from .cache import digest, find_or_build
+from .errors import ShaderError
 from .host_compiler import HOST_FOLDER, host_compiler, host_sources_digest
 from .layout import DiffTensorType, PackContext, ScalarType, TensorType
 
@@ -103,6 +104,16 @@ class Packer:
             return False
         context.keep_alive += tensors
         return True
+
+
+@functools.cache
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler for what packs: without one, kernels still run on CUDA."""
+    try:
+        host_compiler()
+    except ShaderError:
+        return False
+    return True
 
 
 def _format_of(scalars: Sequence[Any]) -> str:
