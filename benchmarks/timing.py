@@ -41,12 +41,12 @@ def alternate(
     """
     warm_ups = {name: _seconds(run) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
+    quick = {name: run for name, run in runs.items() if warm_ups[name] < longest}
     start = time.perf_counter()
     turns = 0
-    while turns < fewest or time.perf_counter() - start < seconds * len(runs):
-        for name, run in runs.items():
-            if warm_ups[name] < longest:
-                times[name] += _turn(run)
+    while quick and (turns < fewest or time.perf_counter() - start < seconds * len(runs)):
+        for name, run in quick.items():
+            times[name] += _turn(run)
         turns += 1
         if time.perf_counter() - start > longest:
             break

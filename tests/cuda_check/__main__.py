@@ -70,7 +70,8 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
     modules["extents"] = lambda like: op_module("extents", like)
     for name, peel in (("rasterize", False), ("rasterize peeling", True)):
         modules[name] = lambda like, peel=peel: op_module("rasterize", like, {"PEEL": peel})
-    modules["interpolate"] = lambda like: op_module("interpolate", like)
+    for name in ("interpolate", "antialias", "texture"):
+        modules[name] = lambda like, name=name: op_module(name, like)
 
     shaders = {file.stem for file in shader_folder().glob("*.slang") if "[CUDAKernel]" in file.read_text()}
     covered = {choice.struct for one, _ in variants for choice in one.choices}
