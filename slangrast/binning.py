@@ -84,13 +84,15 @@ def bin_faces(
         **shared, **tensors, screen=screen, triangles=triangles, parameters=parameters, extents=extents,
         out_records=records, offsets=counts, cull_backfaces=int(cull_backfaces),
     ).launchRaw(**launch)  # fmt: skip
-    entries = room_for(counts.sum(), ("soft", images, faces, resolution, tiling))
+    offsets = counts.cumsum(0, dtype=torch.int32)
+    # The last offset is the number of entries, unless there may be more than it can hold.
+    may_overflow = faces * tiles > _MOST_ENTRIES
+    entries = room_for(counts.sum() if may_overflow else offsets[-1], ("soft", images, faces, resolution, tiling))
     if entries > _MOST_ENTRIES:
         raise ValueError(
             f"soft_rasterize: {entries} pairs of face and tile are more than 2**31 - 1: "
             "render fewer images at a time, or lower sigma"
         )
-    offsets = counts.cumsum(0, dtype=torch.int32)
     tile_faces = torch.empty(entries, dtype=torch.int32, device=device)
     module.fill_faces(**shared, records=records, offsets=offsets, out_faces=tile_faces).launchRaw(**launch)
     return Bins(records, offsets[: tiles * places + 1 : places], tile_faces)
