@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+_SIZE = (256, 256)  # of an image, which tiles may depend on
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -44,7 +45,7 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
     """Each shader that holds kernels, with every choice of the op once: name -> the op's module for a device."""
     from slangrast import soft_rasterizer as op
     from slangrast.formulas import KINDS
-    from slangrast.op_modules import op_module
+    from slangrast.op_modules import op_module, tiling_for
     from slangrast.runtime.shader_paths import shader_folder
 
     def variant(names: tuple[str, ...], view_depth: bool, with_color: bool = True) -> op._Variant:
@@ -63,7 +64,9 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
     modules: dict[str, Callable[[Any], Any]] = {"project": lambda like: op_module("project", like)}
     for one, channels in (*variants, (shades, None)):
         words = ("soft_rasterizer", *(choice.struct for choice in one.choices), str(channels))
-        modules[" ".join(words)] = lambda like, one=one, channels=channels: one.module(channels, like)
+        modules[" ".join(words)] = lambda like, one=one, channels=channels: one.module(
+            channels, like, tiling_for(like, _SIZE)
+        )
     for one in (variants[0][0], variants[3][0]):
         choices = one.by_kind["coverage"]
         modules[f"bin {choices[0].struct}"] = lambda like, choices=choices: op_module("bin", like, choices=choices)
