@@ -54,6 +54,26 @@ def random_parameters(kind: str, count: int, seed: int) -> Tensor:
     return low * (high / low) ** even
 
 
+# Probabilities, face by face
+
+
+@in_both_precisions
+def test_faces_united_one_by_one_are_the_sum_of_their_generators(dtype: torch.dtype) -> None:
+    """Coverages near 0, near 1 and between, few and many: to a few roundings of D and of 1 - D alike."""
+    for faces, spread in ((1, 12.0), (2, 12.0), (50, 12.0), (50, 2.0)):
+        x = spread * torch.randn(200, faces, generator=generator(faces), dtype=torch.float64) - 4
+        rows = torch.stack([x.sigmoid(), (-x).sigmoid()], dim=2).flatten(1).to(dtype)
+        united, inverse_of_sum, generated, total = probe("silhouettes", "union", rows, 4).double().unbind(dim=1)
+        exact = torch.nn.functional.softplus(x).sum(dim=1)
+        tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+        torch.testing.assert_close(united, -torch.expm1(-exact), rtol=tolerance, atol=0)
+        torch.testing.assert_close(united, inverse_of_sum, rtol=tolerance, atol=0)
+        assert united.max() <= 1
+        inside = exact < 80  # beyond it a complement is too small for a float, and counts as 1e-37
+        torch.testing.assert_close(generated[inside], total[inside], rtol=10 * tolerance, atol=0)
+        assert (generated[~inside] >= 79).all()
+
+
 # Against closed forms
 
 

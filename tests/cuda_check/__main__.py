@@ -10,6 +10,7 @@ Run by `.venv-cuda/bin/python` (tools/set_up_cuda.sh). Needs nvcc. Exit status 1
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -71,9 +72,10 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
         choices = one.by_kind["coverage"]
         modules[f"bin {choices[0].struct}"] = lambda like, choices=choices: op_module("bin", like, choices=choices)
     modules["extents"] = lambda like: op_module("extents", like)
+    hard = importlib.import_module("slangrast.rasterize")
     for name, peel in (("rasterize", False), ("rasterize peeling", True)):
-        modules[name] = lambda like, peel=peel: op_module("rasterize", like, {"PEEL": peel})
-    for name in ("interpolate", "antialias", "texture"):
+        modules[name] = lambda like, peel=peel: hard._module(like, hard._SMALL_BOX, is_peeling=peel)
+    for name in ("interpolate", "antialias", "coincident_vertices", "texture"):
         modules[name] = lambda like, name=name: op_module(name, like)
 
     shaders = {file.stem for file in shader_folder().glob("*.slang") if "[CUDAKernel]" in file.read_text()}
