@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--no-plain", action="store_true", help="leave out plain PyTorch and peers, which take minutes")
     parser.add_argument("--prototype", type=Path, help="C++ file of the hand-written prototype, see prototype.py")
     parser.add_argument("--script", type=Path, help="a second plain PyTorch version to time, see measure.py")
+    parser.add_argument("--name", default="cpu", help="of the files on the CPU: another compiler's want one of their own")
     add_out(parser)
     options = parser.parse_args()
     if options.device == "cuda":
@@ -64,7 +65,7 @@ def run_on_cpu(options: argparse.Namespace) -> None:
             plan = Plan(case, mode, threads, slow, library, script, options.seconds)
             rows.append(in_own_process(measure, plan))
     report = {"machine": describe_machine(), "load": load, "left_out": left_out, "rows": rows}
-    write_report(options.out, "cpu", report, cpu_table(report))
+    write_report(options.out, options.name, report, cpu_table(report))
 
 
 def run_on_cuda(options: argparse.Namespace) -> None:

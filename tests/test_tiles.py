@@ -1,4 +1,4 @@
-"""How images are shared out where threads come in warps: tiles of two sizes, and lists that several threads go through."""
+"""How images are shared out where threads come in warps: tiles of two sizes, lists that several threads share."""
 
 from __future__ import annotations
 
