@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--no-plain", action="store_true", help="leave out plain PyTorch and peers, which take minutes")
     parser.add_argument("--prototype", type=Path, help="C++ file of the hand-written prototype, see prototype.py")
     parser.add_argument("--script", type=Path, help="a second plain PyTorch version to time, see measure.py")
-    parser.add_argument("--name", default="cpu", help="of the files on the CPU: another compiler's want one of their own")
+    parser.add_argument("--name", default="cpu", help="of the files on the CPU; another compiler wants its own")
     add_out(parser)
     options = parser.parse_args()
     if options.device == "cuda":

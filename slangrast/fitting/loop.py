@@ -15,7 +15,6 @@ from slangrast.fitting.descent import SmoothDescent
 from slangrast.fitting.scene import Scene
 from slangrast.fitting.settings import FitSettings
 from slangrast.mesh import Mesh
-from slangrast.runtime.cpu_threads import torch_on_one_thread
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,6 @@ class Loop:
     def finished(self) -> bool:
         return self.level >= len(self.level_steps)
 
-    @torch_on_one_thread()
     def run_step(self) -> float:
         """One step: forward, loss, gradient, update; then, where it is time, a check. Returns the loss."""
         started = time.perf_counter()

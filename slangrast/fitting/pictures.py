@@ -10,7 +10,6 @@ from torch import Tensor
 
 from slangrast.fitting.scene import Scene
 from slangrast.mesh import Mesh
-from slangrast.runtime.cpu_threads import torch_on_one_thread
 from slangrast.shading import directional_light, lambert
 from slangrast.soft_rasterizer import soft_rasterize
 
@@ -67,7 +66,6 @@ def save_images(path: Path, images: Tensor) -> None:
     Image.fromarray(np.concatenate(list(_bytes(images)), axis=1)).save(path)
 
 
-@torch_on_one_thread()
 def save_comparison(path: Path, scene: Scene, mesh: Mesh, ious: Tensor) -> None:
     """A row for each of a few views: target, result, and where the masks differ."""
     from matplotlib.figure import Figure
@@ -104,7 +102,6 @@ class Film:
         self._target = target.repeat(scale, 0).repeat(scale, 1)
         self._frames: list[np.ndarray] = []
 
-    @torch_on_one_thread()
     def add(self, mesh: Mesh) -> None:
         """Keep a frame; of too many, every second is let go."""
         found = _bytes(draw_mesh(self._scene, mesh, self._view))[0]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from slangrast.camera import Camera
 from slangrast.mesh import Mesh
-from slangrast.runtime.cpu_threads import torch_on_one_thread
 from slangrast.soft_rasterizer import soft_rasterize, soft_silhouette
 from slangrast.topology import describe
 
@@ -105,7 +104,6 @@ class Scene:
         return torch.cat(found)
 
 
-@torch_on_one_thread()
 def make_scene(images: Tensor, cameras: Camera, with_colors: bool) -> Scene:
     """Check the arguments of `fit`, and find the object; errors are those of `fit`."""
     masks, colors = _check_images(images, with_colors)
