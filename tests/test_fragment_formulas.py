@@ -119,7 +119,9 @@ def test_make_fragment(variant: dict, device: str, dtype: torch.dtype) -> None:
 @on_some_engine
 def test_test_fragment(variant: dict, device: str, dtype: torch.dtype) -> None:
     rows = fragment_rows().to(device, dtype)
-    kept, inside, value = probe("fragment", "test_fragment", rows, 3, **defines(variant)).cpu().double().unbind(dim=1)
+    kept, inside, value = (
+        probe("fragment", "test_fragment", rows, 4, **defines(variant)).cpu().double()[:, :3].unbind(dim=1)
+    )
     exact = rows.cpu().double()
     expected = log_coverage(exact, variant["coverage"]).exp()
     view_depth, score = depths(exact, variant["depth"])
@@ -140,11 +142,11 @@ def test_a_fragment_on_a_plane_is_between_the_planes(dtype: torch.dtype) -> None
     rows[:, 2] = torch.tensor(
         [1.0, 2.0, 2.0 * (1 + 5e-6), 2.0 * (1 + 2e-5), 3.0]
     )  # the near plane, before a depth of 2
-    kept = probe("fragment", "test_fragment", rows.to(dtype), 3, **defines(PLAIN))[:, 0]
+    kept = probe("fragment", "test_fragment", rows.to(dtype), 4, **defines(PLAIN))[:, 0]
     assert kept.tolist() == [1, 1, 1, 0, 0]
     rows[:, 3], rows[:, 2] = rows[:, 2].clone(), 0.1  # and the far plane, behind it
     rows[:, 3] = torch.tensor([1.0, 2.0 * (1 - 2e-5), 2.0 * (1 - 5e-6), 2.0, 3.0])
-    kept = probe("fragment", "test_fragment", rows.to(dtype), 3, **defines(PLAIN))[:, 0]
+    kept = probe("fragment", "test_fragment", rows.to(dtype), 4, **defines(PLAIN))[:, 0]
     assert kept.tolist() == [0, 0, 1, 1, 1]
 
 
