@@ -54,3 +54,6 @@ def test_small_images_have_small_tiles_where_threads_come_in_warps() -> None:
     with debug.checked(simt=True):
         assert tiling_for(like, (128, 20)).tile == 8 and tiling_for(like, (20, 129)).tile == 16
         assert tiling_for(like, (128, 20)).tiles((128, 20)) == 16 * 3
+        for side in (64, 256):  # 256 threads of 255 registers, the most that one can have, fit on a multiprocessor
+            tiling = tiling_for(like, (side, side))
+            assert tiling.tile**2 * tiling.splits <= 256
