@@ -33,8 +33,8 @@ class Tiling(NamedTuple):
 
 
 ONE_THREAD_A_TILE = Tiling(TILE, 1)
-# Of a small image, tiles of 16 x 16 would leave most of a GPU without work. Blocks have 256 threads: with more, a kernel
-# of many channels asks for more registers than a multiprocessor has, and cannot be launched.
+# Of a small image, tiles of 16 x 16 would leave most of a GPU without work. Blocks have 256 threads: with more,
+# a kernel of many channels asks for more registers than a multiprocessor has, and cannot be launched.
 _WARPS_SMALL, _WARPS = Tiling(8, 4), Tiling(TILE, 1)
 _SMALL_SIDE = 128
 
