@@ -118,9 +118,9 @@ def project_and_bin(
     (height, width), faces = resolution, triangles.shape[0]
     images = positions.shape[0]
     tiles = images * ONE_THREAD_A_TILE.tiles(resolution)
-    records = torch.empty((images, faces, *_RECORD), dtype=positions.dtype)
-    offsets = torch.empty(tiles + 1, dtype=torch.int32)
-    listed = torch.empty(tiles * faces, dtype=torch.int32)
+    records = positions.new_empty((images, faces, *_RECORD))
+    offsets = positions.new_empty(tiles + 1, dtype=torch.int32)
+    listed = positions.new_empty(tiles * faces, dtype=torch.int32)
     module.project_and_bin(
         positions=positions, triangles=triangles, parameters=parameters, extents=extents, out_screen=out_screen,
         out_records=records, out_offsets=offsets, unchecked_faces=listed, cull_backfaces=int(cull_backfaces),

@@ -175,12 +175,17 @@ def _check_ranges(name: str, ranges: Any, scene: Scene) -> torch.Tensor:
         device = scene.positions.device
         raise ValueError(f"{name}: ranges must be on {device} like positions, got a tensor on {ranges.device}")
     # On CUDA the look at the numbers would stall the device; the kernel then keeps within the triangles that there are.
-    if ranges.device.type == "cpu" and bool(((ranges < 0) | (ranges.sum(1, keepdim=True) > faces)).any()):
+    if ranges.device.type == "cpu" and not _are_within(ranges, faces):
         raise ValueError(
             f"{name}: ranges must hold first and count >= 0 with first + count <= {faces}, the number of triangles, "
             f"got {ranges.tolist()}"
         )
     return ranges.to(torch.int32)
+
+
+def _are_within(ranges: torch.Tensor, faces: int) -> bool:
+    # Each number by itself too: the sum of two large ones may be negative.
+    return not bool(((ranges < 0) | (ranges > faces) | (ranges.sum(1, keepdim=True) > faces)).any())
 
 
 @dataclass(frozen=True)
@@ -275,7 +280,7 @@ def _a_thread_for_each_triangle(
 def _no_lists(tiles: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Counts, ends and triangles in which no tile's list fits. Kept: nothing writes to them."""
     with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
-        ones = torch.ones(tiles, dtype=torch.int32)
+        ones = torch.ones(tiles, dtype=torch.int32, device="cpu")
         return ones, ones, ones[:0]
 
 

@@ -108,6 +108,15 @@ def test_one_launch_bins_as_several_do(size: tuple[int, int], cull_backfaces: bo
     assert torch.equal(bins.tile_faces[:entries], expected.tile_faces[:entries])
 
 
+def test_one_launch_bins_on_the_cpu_whatever_device_torch_prefers() -> None:
+    positions, triangles = scene()
+    module = sr.load_module("bin", device="cpu", defines={"TILE": TILE, "PATCH": TILE})
+    given = (triangles.int(), torch.tensor([[1e-3, 1.0, 0.0]]), {}, torch.tensor([7.0]), SIZE, False)
+    with torch.device("meta"):
+        bins = project_and_bin(module, positions, torch.empty_like(positions), *given)
+    assert bins.tile_offsets.tolist() == [0, 12]
+
+
 def test_indices_changed_behind_the_back_of_torch_are_checked_again() -> None:
     positions, _ = scene()
     indices = np.array([[0, 1, 2], [1, 2, 3]])

@@ -416,6 +416,15 @@ def test_derivatives_asked_for_without_gradients_first() -> None:
     ]  # fmt: skip
 
 
+def test_the_device_that_torch_prefers_does_not_matter() -> None:
+    """With few triangles, which go into no lists, and with many."""
+    sys.modules["slangrast.rasterize"]._no_lists.cache_clear()
+    for one in (cast(scenes.pixel_inside()), cast(scenes.soup(400))):
+        with torch.device("meta"):
+            found = rasterize(one)
+        assert torch.equal(found.triangle_id, rasterize(one).triangle_id)
+
+
 TRIANGLE = {"positions": torch.zeros(3, 4), "triangles": torch.tensor([[0, 1, 2]]), "resolution": (4, 4)}
 ERRORS = [
     ({"resolution": (8193, 4)}, "resolution must be at most 8192 a side, got 8193 x 4"),
@@ -427,6 +436,7 @@ ERRORS = [
     ({"ranges": torch.tensor([[0.0, 1.0]])}, "ranges must be [N, 2] int32 or int64, got [1, 2] float32"),
     ({"ranges": torch.tensor([[0, 2]])}, "first + count <= 1, the number of triangles, got [[0, 2]]"),
     ({"ranges": torch.tensor([[-1, 1]])}, "first and count >= 0"),
+    ({"ranges": torch.tensor([[2**63 - 1, 2**63 - 1]])}, "first + count <= 1"),  # whose sum is -2
     (
         {"positions": torch.zeros(2, 3, 4), "ranges": torch.tensor([[0, 1]] * 3)},
         "ranges must be [2, 2] like the 2 images of positions, got [3, 2]",
