@@ -1,4 +1,4 @@
-"""Kernels run on the threads of torch."""
+"""Kernels run on the threads of torch, but for forked children, in which torch's are gone."""
 
 from __future__ import annotations
 
@@ -10,28 +10,86 @@ import pytest
 
 from slangrast.runtime.cpu_threads import torch_team
 
-_TEAM = """
-import os, torch
-from slangrast.runtime import load_module
+TORCHS_THREADS = """
+import os
+import torch
+import slangrast as sr
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
 torch.set_num_threads(2)
-module = load_module({shader!r}, device="cpu")
-torch.zeros(1 << 20).add_(1)
-before = set(os.listdir("/proc/self/task"))
-{launch}
-print(len(before), set(os.listdir("/proc/self/task")) == before)
+torch.rand(1_000_000).exp()  # starts torch's threads
+before = threads()
+assert before >= 2
+mesh = sr.icosphere(2)
+positions = sr.Camera.orbit(3.0, 0.0, 0.0).project(mesh.vertices)
+expected = sr.soft_silhouette(positions, mesh.triangles, (256, 256))
+assert threads() == before, (threads(), before)
+child = os.fork()
+if child == 0:  # has none of torch's threads
+    image = sr.soft_silhouette(positions, mesh.triangles, (256, 256))
+    same = bool((image.numpy() == expected.numpy()).all())  # torch's own operators hang here
+    os._exit(0 if same and threads() == 2 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+FORKED_BEFORE_THE_FIRST_LAUNCH = """
+import os
+import torch
+import slangrast as sr
+
+torch.set_num_threads(2)
+mesh = sr.icosphere(2)
+positions = sr.Camera.orbit(3.0, 0.0, 0.0).project(mesh.vertices)
+torch.rand(1_000_000).exp()
+child = os.fork()
+if child == 0:
+    sr.soft_silhouette(positions, mesh.triangles, (256, 256))
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+FORKED_BEFORE_THE_IMPORT = """
+import os
+import torch
+
+torch.set_num_threads(2)
+corners = torch.tensor([[-1.0, -1.0, 0.0, 1.0], [1.0, -1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
+triangles = torch.tensor([[0, 1, 2]])
+torch.rand(1_000_000).exp()
+child = os.fork()
+if child == 0:
+    import slangrast as sr
+
+    sr.soft_silhouette(corners, triangles, (256, 256))
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+# A process that hangs ends by a signal. A child inherits no alarm.
+WATCHED = """
+import os
+import signal
+
+signal.alarm(100)
+os.register_at_fork(after_in_child=lambda: signal.alarm(60))
+"""
+
+
+def run(program: str) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WATCHED + program]
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 @pytest.mark.skipif(torch_team() is None, reason="this torch has no OpenMP threads")
-def test_kernels_run_on_the_threads_of_torch(tmp_path: Path) -> None:
-    shader = tmp_path / "fill.slang"
-    shader.write_text(
-        "[AutoPyBindCUDA] [CUDAKernel] void fill(TensorView<float> out_x)\n"
-        "{ out_x[cudaBlockIdx().x * cudaBlockDim().x + cudaThreadIdx().x] = 1.f; }"
-    )
-    launch = "x = torch.zeros(1 << 20); module.launch(module.fill(out_x=x), over=(1 << 20,)); assert x.min() == 1"
-    program = _TEAM.format(shader=str(shader), launch=launch)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    threads, are_the_same = done.stdout.split()
-    assert int(threads) >= 2 and are_the_same == "True"
+def test_kernels_run_on_the_threads_that_torch_has() -> None:
+    """Others would have to share the cores with torch's, which wait for work in a loop. A forked child has its own."""
+    run(TORCHS_THREADS)
+
+
+@pytest.mark.parametrize("program", [FORKED_BEFORE_THE_FIRST_LAUNCH, FORKED_BEFORE_THE_IMPORT])
+def test_a_forked_child_has_threads_of_its_own(program: str) -> None:
+    run(program)

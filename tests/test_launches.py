@@ -302,53 +302,6 @@ def test_launches_in_forked_children(on_cpu: Module, threads: None) -> None:
         busy.join()
 
 
-TORCHS_THREADS = """
-import os
-import torch
-import slangrast as sr
-
-def threads():
-    return len(os.listdir("/proc/self/task"))
-
-torch.set_num_threads(2)
-torch.rand(1_000_000).exp()  # starts torch's threads
-before = threads()
-mesh = sr.icosphere(2)
-positions = sr.Camera.orbit(3.0, 0.0, 0.0).project(mesh.vertices)
-expected = sr.soft_silhouette(positions, mesh.triangles, (256, 256))
-assert threads() == before, (threads(), before)
-child = os.fork()
-if child == 0:  # has none of torch's threads
-    image = sr.soft_silhouette(positions, mesh.triangles, (256, 256))
-    same = bool((image.numpy() == expected.numpy()).all())  # torch's own operators hang here
-    os._exit(0 if same and threads() == 2 else 1)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-"""
-
-FORKED_BEFORE_THE_FIRST_LAUNCH = """
-import os
-import torch
-import slangrast as sr
-
-torch.set_num_threads(2)
-mesh = sr.icosphere(2)
-positions = sr.Camera.orbit(3.0, 0.0, 0.0).project(mesh.vertices)
-torch.rand(1_000_000).exp()
-child = os.fork()
-if child == 0:
-    sr.soft_silhouette(positions, mesh.triangles, (256, 256))
-    os._exit(0)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
-@pytest.mark.parametrize("program", [TORCHS_THREADS, FORKED_BEFORE_THE_FIRST_LAUNCH])
-def test_kernels_run_on_the_threads_that_torch_has(program: str) -> None:
-    """Others would have to share the cores with torch's, which wait for work in a loop. A forked child has its own."""
-    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", program], check=True, timeout=120)
-
-
 def test_print_comes_in_order(module: Module, device: str, capfd: pytest.CaptureFixture) -> None:
     # What is put between the shader's lines stays in a buffer of Python's, as when standard output is a file.
     for number in (1, 2):
