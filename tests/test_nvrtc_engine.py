@@ -355,6 +355,24 @@ def test_compiled_code_packs_the_same_bytes(driver: StandIn, monkeypatch: pytest
     assert len(quick.keep_alive) == len(slow.keep_alive) == 6
 
 
+def test_a_compiler_that_fails_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As clang++ does where the headers of a C++ library are missing. Kernels on CUDA need none."""
+    if packing._library() is None:
+        pytest.skip("torch before 2.10 has no exchange API")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    kept = packing.has_compiler, packing._library
+    try:
+        for function in kept:
+            function.cache_clear()
+        monkeypatch.setenv("SLANGRAST_CXX", str(broken))
+        assert not packing.has_compiler()
+    finally:
+        for function in kept:
+            function.cache_clear()
+
+
 def test_tensors_of_another_device_are_not_packed_by_compiled_code() -> None:
     library = packing._library()
     if library is None:

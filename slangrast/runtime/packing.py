@@ -108,10 +108,11 @@ class Packer:
 
 @functools.cache
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler for what packs: without one, kernels still run on CUDA."""
+    """Whether there is a C++ compiler that makes what packs: without one, kernels still run on CUDA."""
     try:
         host_compiler()
-    except ShaderError:
+        _library()
+    except ShaderError:  # there is none, or it lacks headers
         return False
     return True
 
