@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 _SPARE = 1.25  # scenes of one shape differ little from step to step
+_MOST_ENTRIES = 2**31 - 1  # that an int32 can count: callers refuse to render what needs more
 _MOST_KEPT = 64
 _CALLS = 4  # so many renderings of one shape may take turns, as those of several softnesses in one step do
 _LAST_TOTALS: OrderedDict[Hashable, _Totals] = OrderedDict()
@@ -53,4 +54,4 @@ def room_for(total: torch.Tensor, scene: Hashable) -> int:
     if not is_capturing:
         last.totals[last.next].copy_(total, non_blocking=True)
         last.next = (last.next + 1) % _CALLS
-    return int(_SPARE * room) + 1024
+    return max(room, min(int(_SPARE * room) + 1024, _MOST_ENTRIES))

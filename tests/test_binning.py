@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import slangrast as sr
+from slangrast import binning
 from slangrast.binning import Bins, bin_faces, find_extents
 from slangrast.formulas import COVERAGES
 from slangrast.op_modules import TILE
@@ -68,6 +69,18 @@ def test_lists_hold_every_face_that_reaches_the_tile(name: str, size: tuple[int,
                 assert set(reached) <= set(got)
                 needed, listed = needed + len(reached), listed + len(got)
     assert needed > 0 and listed <= 1.6 * needed + 20
+
+
+def test_chunks_of_faces_make_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads share the faces, and whether the last has any left. With more images they share images."""
+    monkeypatch.setattr(binning, "kernel_threads", lambda: 5)
+    for images, faces in ((1, 1), (2, 59), (4, 60), (5, 60)):
+        screen, triangles = soup(images, faces)
+        results = []
+        for least in (10**6, 1, 7):
+            monkeypatch.setattr(binning, "_LEAST_CHUNK", least)
+            results.append(lists_of(binned("squared_distance", screen, triangles, (37, 53), [1e-3] * images)))
+        assert sum(map(len, results[0])) > 0 and results[0] == results[1] == results[2]
 
 
 @on_every_device

@@ -96,6 +96,13 @@ def test_on_cuda_only_the_first_call_waits_and_the_next_go_by_those_before(captu
     assert _OnGpu.waits == 2
 
 
+def test_a_quarter_more_than_can_be_counted_is_not_asked_for(capturing: list[bool]) -> None:
+    """Callers refuse what needs more; what fits is no error."""
+    most = 2**31 - 1
+    for total, room in ((most - 10, most), (most, most), (most + 10, most + 10)):
+        assert list_room.room_for(torch.tensor(total).as_subclass(_OnGpu), total) == room
+
+
 def test_renderings_of_one_shape_that_take_turns_have_room_for_the_largest(capturing: list[bool]) -> None:
     """As a soft and a softer one in one step: by the last call alone the softer one's lists would never fit in."""
     rooms = [room_on_a_gpu(total) for total in (400, 8000) * 5]
