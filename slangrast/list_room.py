@@ -44,11 +44,11 @@ def room_for(total: torch.Tensor, scene: Hashable) -> int:
                 "slangrast: a CUDA graph is being captured, and nothing of this shape was rendered before: render it "
                 "once first, so that the room for its lists is known"
             )
-        last = _LAST_TOTALS[key] = _Totals(torch.full((_CALLS,), int(total), dtype=total.dtype).pin_memory())
-        if len(_LAST_TOTALS) > _MOST_KEPT:
-            _LAST_TOTALS.popitem(last=False)
-    else:
-        _LAST_TOTALS.move_to_end(key)
+        last = _Totals(torch.full((_CALLS,), int(total), dtype=total.dtype).pin_memory())
+    _LAST_TOTALS.pop(key, None)  # to the end, even where another thread has removed it meanwhile
+    _LAST_TOTALS[key] = last
+    if len(_LAST_TOTALS) > _MOST_KEPT:
+        _LAST_TOTALS.popitem(last=False)
     room = int(last.totals.max())
     # A graph would write there at every replay, long after the memory may have become somebody else's.
     if not is_capturing:

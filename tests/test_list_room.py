@@ -96,6 +96,23 @@ def test_on_cuda_only_the_first_call_waits_and_the_next_go_by_those_before(captu
     assert _OnGpu.waits == 2
 
 
+class _SharedWithAnotherThread(OrderedDict):
+    """In which what was just found is gone at once, because another thread has rendered many shapes meanwhile."""
+
+    def get(self, key: object, default: object = None) -> object:
+        found = super().get(key, default)
+        self.clear()
+        return found
+
+
+def test_a_scene_that_another_thread_pushed_out_is_found_again(
+    capturing: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(list_room, "_LAST_TOTALS", _SharedWithAnotherThread())
+    assert [room_on_a_gpu(total) for total in (400, 400, 400)] == [400] * 3
+    assert _OnGpu.waits == 1
+
+
 def test_a_quarter_more_than_can_be_counted_is_not_asked_for(capturing: list[bool]) -> None:
     """Callers refuse what needs more; what fits is no error."""
     most = 2**31 - 1
