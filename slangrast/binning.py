@@ -23,9 +23,10 @@ _THREADS_PER_FACE = 4
 # On the CPU: chunks of faces for each thread, so that none waits long for the last. Each has a place in each tile.
 _CHUNKS_PER_THREAD = 4
 _LEAST_CHUNK = 64
-# On the CPU: up to so many pairs of a face and a tile, one thread tries them all in one launch. Its lists have room for
-# every pair, so that nothing waits for their length.
-_MOST_AT_ONCE = 4096
+# On the CPU: up to so many faces, one thread does all of it in one launch sooner than several do in four.
+_MOST_FOR_ONE_THREAD = 1536
+# Its lists have room for so many tiles of each face. More take a second launch.
+_TILES_OF_A_FACE = 4
 
 
 class Bins(NamedTuple):
@@ -98,9 +99,9 @@ def bin_faces(
     return Bins(records, offsets[: tiles * places + 1 : places], tile_faces)
 
 
-def is_small(module: Module, images: int, faces: int, resolution: tuple[int, int]) -> bool:
+def is_one_threads(module: Module, images: int, faces: int) -> bool:
     """Whether `project_and_bin` is the faster way."""
-    return module.warp_size == 1 and images * ONE_THREAD_A_TILE.tiles(resolution) * faces <= _MOST_AT_ONCE
+    return module.warp_size == 1 and (kernel_threads() == 1 or images * faces <= _MOST_FOR_ONE_THREAD)
 
 
 def project_and_bin(
@@ -114,18 +115,24 @@ def project_and_bin(
     resolution: tuple[int, int],
     cull_backfaces: bool,
 ) -> Bins:
-    """`project` and `bin_faces` in one launch, for a small scene on the CPU. The screen comes to be in `out_screen`."""
+    """`project` and `bin_faces` by one thread, on the CPU. The screen comes to be in `out_screen`."""
     (height, width), faces = resolution, triangles.shape[0]
     images = positions.shape[0]
     tiles = images * ONE_THREAD_A_TILE.tiles(resolution)
     records = positions.new_empty((images, faces, *_RECORD))
-    offsets = positions.new_empty(tiles + 1, dtype=torch.int32)
-    listed = positions.new_empty(tiles * faces, dtype=torch.int32)
+    offsets = positions.new_empty(tiles + 2, dtype=torch.int32)
+    room = faces * min(_TILES_OF_A_FACE * images, tiles)
+    listed = positions.new_empty(room, dtype=torch.int32)
     module.project_and_bin(
         positions=positions, triangles=triangles, parameters=parameters, extents=extents, out_screen=out_screen,
-        out_records=records, out_offsets=offsets, unchecked_faces=listed, cull_backfaces=int(cull_backfaces),
+        out_records=records, offsets=offsets, out_faces=listed, cull_backfaces=int(cull_backfaces),
         width=width, height=height, **tensors,
     ).launchRaw((1, 1, 1), (1, 1, 1))  # fmt: skip
+    if room < faces * tiles and (entries := int(offsets[-1])) > room:
+        listed = positions.new_empty(entries, dtype=torch.int32)
+        module.fill_faces(
+            records=records, offsets=offsets, out_faces=listed, chunk_faces=faces, places=1, width=width, height=height
+        ).launchRaw((1, 1, 1), (1, 1, images))
     return Bins(records, offsets, listed)
 
 

@@ -22,7 +22,7 @@ from .arguments import (
     choose,
     lasting_zeros,
 )
-from .binning import Bins, bin_faces, find_extents, is_small, project_and_bin
+from .binning import Bins, bin_faces, find_extents, is_one_threads, project_and_bin
 from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import Tiling, layout_of, op_module, tiling_for
 from .projection import Projection, not_yet_projected, project
@@ -315,7 +315,7 @@ def _project_and_bin(
         caller, "bin", variant, "coverage", softness, positions, (("TILE", tiling.tile),)
     )
     given = (triangles, parameters, tensors, extents, resolution, cull_backfaces)
-    if is_small(module, positions.shape[0], triangles.shape[0], resolution):
+    if is_one_threads(module, positions.shape[0], triangles.shape[0]):
         projection = not_yet_projected(positions, resolution)
         return projection, project_and_bin(module, positions, projection.screen, *given)
     projection = project(positions, resolution)

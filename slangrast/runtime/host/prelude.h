@@ -31,6 +31,7 @@
 #endif
 #include "prelude/elementary.h"
 #include "prelude/math.h"
+#include "prelude/lane_sums.h"
 #include "prelude/atomics.h"
 #include "prelude/wave_identities.h"
 #if SLANGRAST_SIMT
