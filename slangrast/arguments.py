@@ -13,6 +13,7 @@ import torch
 from .runtime.kept_tensors import keep_tensors
 
 _FEW_INDICES = 1024  # so few that comparing them costs less than two operations of torch
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
 
@@ -41,7 +42,7 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
         raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {show(positions)}")
     if positions.dim() == 3 and positions.shape[0] == 0:
         raise ValueError(f"{name}: positions must be of at least one image, got {show(positions)}")
-    if positions.device.type not in ("cpu", "cuda"):
+    if not (positions.is_cpu or positions.is_cuda):
         raise ValueError(f"{name}: positions must be on the CPU or a CUDA device, got a tensor on {positions.device}")
     if not isinstance(triangles, torch.Tensor):
         raise TypeError(f"{name}: triangles must be a tensor [F, 3] of int32 or int64, got {type(triangles).__name__}")
@@ -51,7 +52,7 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
     positions = positions if positions.dim() == 3 else positions.unsqueeze(0)
     vertices = positions.shape[1]
     # On CUDA the look at the indices would stall the device, and is left out.
-    if triangles.device.type != "cpu":
+    if not triangles.is_cpu:
         triangles = triangles.to(torch.int32)
     elif triangles.numel() <= _FEW_INDICES and triangles.is_contiguous():
         data = ctypes.string_at(triangles.data_ptr(), triangles.numel() * triangles.element_size())
@@ -84,7 +85,10 @@ def _checked_few(name: str, dtype: torch.dtype, data: bytes, vertices: int) -> t
 
 def check_resolution(name: str, resolution: Any) -> tuple[int, int]:
     try:
-        height, width = (int(side) for side in resolution)
+        height, width = resolution
+        if type(height) is type(width) is int and min(height, width) >= 1:  # as it is nearly always
+            return height, width
+        height, width = int(height), int(width)
         valid = (height, width) == tuple(resolution) and height >= 1 and width >= 1
     except (TypeError, ValueError):
         valid = False
@@ -218,9 +222,9 @@ def check_limits(name: str, near: Any, far: Any, cutoff: Any) -> Limits:
 def check_float(name: str, key: str, value: Any) -> torch.dtype:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: {key} must be a float tensor, got {type(value).__name__}")
-    if value.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if value.dtype not in _FLOATS:
         raise TypeError(f"{name}: {key} must be float32, float64, float16 or bfloat16, got {show(value)}")
-    if value.dtype == torch.float64 and value.device.type != "cpu":
+    if value.dtype == torch.float64 and not value.is_cpu:
         raise ValueError(f"{name}: {key} must be float32 on {value.device}: float64 runs on the CPU, got float64")
     return value.dtype
 

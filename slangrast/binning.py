@@ -33,7 +33,7 @@ class Bins(NamedTuple):
     """Faces by tile: those of tile t are tile_faces[tile_offsets[t] : tile_offsets[t + 1]]."""
 
     records: torch.Tensor  # [N, F, 5, 4] vertices on the screen and region of influence: shaders/face_records.slang
-    tile_offsets: torch.Tensor  # [N * tiles + 1] int32, tiles row by row
+    tile_offsets: torch.Tensor  # [N * tiles + 1 or more] int32, tiles row by row
     tile_faces: torch.Tensor  # int32; where a list does not fit in, its tile is to go through all faces
 
 

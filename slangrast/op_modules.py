@@ -41,9 +41,13 @@ _SMALL_SIDE = 128
 
 def tiling_for(like: torch.Tensor, resolution: tuple[int, int]) -> Tiling:
     """How to share out an image of `resolution` on the device of `like`."""
-    if not has_warps(like.device.type):
+    if not has_warps(_device_type(like)):
         return ONE_THREAD_A_TILE
     return _WARPS_SMALL if max(resolution) <= _SMALL_SIDE else _WARPS
+
+
+def _device_type(like: torch.Tensor) -> str:
+    return "cpu" if like.is_cpu else like.device.type  # a device takes longer to make than the rest of a look-up
 
 
 def has_warps(device_type: str) -> bool:
@@ -67,7 +71,7 @@ def op_module(
     """
     precision = "float64" if like.dtype == torch.float64 else "float32"
     macros = defines if isinstance(defines, tuple) else tuple(defines.items())
-    return _load(shader, like.device.type, precision, current_checks.get(), macros, choices).snapshot()
+    return _load(shader, _device_type(like), precision, current_checks.get(), macros, choices).snapshot()
 
 
 def layout_of(module: Module) -> Layout:

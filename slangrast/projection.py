@@ -30,7 +30,7 @@ class Projection(NamedTuple):
 
 def not_yet_projected(positions: torch.Tensor, resolution: tuple[int, int]) -> Projection:
     """A projection whose screen nobody has written yet."""
-    screen = torch.empty(positions.shape, dtype=positions.dtype, device=positions.device)
+    screen = positions.new_empty(positions.shape)
     return Projection(screen, op_module("project", positions), {"height": resolution[0], "width": resolution[1]})
 
 

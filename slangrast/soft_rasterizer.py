@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from .arguments import (
     Limits,
@@ -23,13 +20,14 @@ from .arguments import (
     lasting_zeros,
 )
 from .binning import Bins, bin_faces, find_extents, is_one_threads, project_and_bin
-from .formulas import KINDS, Choice, Formula, Layout, choose_formula, pack_attributes, pack_parameters, pack_tensors
+from .formulas import Formula, Layout, pack_attributes, pack_parameters, pack_tensors
 from .op_modules import Tiling, layout_of, op_module, tiling_for
 from .projection import Projection, not_yet_projected, project
-from .runtime import Kernel, Launchable, Module
-from .runtime.cpu_threads import kernel_threads
+from .runtime import Module
 from .runtime.kept_tensors import keep_tensors
 from .runtime.steady import steady
+from .soft_function import Plan, SoftRasterize
+from .soft_variant import Variant
 
 DEPTHS = ("view", "ndc")
 
@@ -128,7 +126,7 @@ def soft_rasterize(
     name = "soft_rasterize"
     scene = check_scene(name, positions, triangles, resolution)
     formulas = {"coverage": coverage, "falloff": falloff, "aggregation": aggregation, "silhouette": silhouette}
-    variant = _Variant.choose(
+    variant = Variant.choose(
         name,
         formulas if fragment is None else {**formulas, "fragment": fragment},
         view_depth=choose(name, "depth", depth, {one: one for one in DEPTHS}) == "view",
@@ -159,12 +157,8 @@ def soft_rasterize(
     for some_background, some_attributes in zip(colors, inputs, strict=True):
         if not shades:
             module = variant.module(some_background.shape[-1], scene.positions, tiling)
-        passes.append(
-            _render(
-                name, module, variant, scene, bins, limits, tiling, projection, some_attributes, softness,
-                some_background,
-            )
-        )  # fmt: skip
+        plan = Plan(module, variant, scene, projection, limits, tiling)
+        passes.append(_render(name, plan, bins, some_attributes, softness, some_background))
     color = passes[0][0] if len(passes) == 1 else torch.cat([one[0] for one in passes], dim=-1)
     images_made = (color, passes[0][1], passes[0][2])
     return SoftImage(*(image if image.dtype == scene.dtype else image.to(scene.dtype) for image in images_made))
@@ -203,7 +197,7 @@ def soft_silhouette(
     """
     name = "soft_silhouette"
     scene = check_scene(name, positions, triangles, resolution)
-    variant = _Variant.choose(
+    variant = Variant.choose(
         name,
         {"coverage": coverage, "falloff": falloff, "silhouette": silhouette},
         view_depth=choose(name, "depth", depth, {one: one for one in DEPTHS}) == "view",
@@ -216,9 +210,8 @@ def soft_silhouette(
     projection, bins = _project_and_bin(name, scene, variant, softness, limits, bool(cull_backfaces), tiling)
     nothing = [lasting_zeros((1,) * size, scene.positions.dtype, scene.positions.device) for size in (3, 4)]
     module = variant.module(0, scene.positions, tiling)
-    _, image, _ = _render(
-        name, module, variant, scene, bins, limits, tiling, projection, nothing[0], softness, nothing[1]
-    )
+    plan = Plan(module, variant, scene, projection, limits, tiling)
+    _, image, _ = _render(name, plan, bins, nothing[0], softness, nothing[1])
     return image if image.dtype == scene.dtype else image.to(scene.dtype)
 
 
@@ -238,72 +231,10 @@ def check_shading(caller: str, layout: Layout, attributes: int) -> int:
     return layout.channels
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """What modules are compiled for, and what the formulas' parameters are."""
-
-    choices: tuple[Choice, ...]
-    given: Mapping[str, Mapping[str, Any]]  # the values of each formula's parameters
-    view_depth: bool
-    perspective_correct: bool = True
-    with_color: bool = True
-
-    @classmethod
-    def choose(cls, caller: str, formulas: Mapping[str, str | Formula], **options: bool) -> _Variant:
-        if all(type(value) is str and value in KINDS[kind].shipped for kind, value in formulas.items()):
-            return _shipped_variant(tuple(formulas.items()), tuple(options.items()))
-        return cls._of(caller, formulas, options)
-
-    @classmethod
-    def _of(cls, caller: str, formulas: Mapping[str, str | Formula], options: Mapping[str, bool]) -> _Variant:
-        chosen = {kind: choose_formula(caller, kind, value) for kind, value in formulas.items()}
-        choices = tuple(choice for choice, _ in chosen.values())
-        return cls(choices, {kind: given for kind, (_, given) in chosen.items()}, **options)
-
-    @cached_property
-    def keeps_nearest(self) -> bool:
-        return Choice("aggregation", "NearestFace", has_fields=False) in self.choices
-
-    @cached_property
-    def keeps_largest(self) -> bool:
-        return Choice("silhouette", "Largest", has_fields=False) in self.choices
-
-    @cached_property
-    def by_kind(self) -> dict[str, tuple[Choice]]:
-        return {choice.kind: (choice,) for choice in self.choices}
-
-    @cached_property
-    def unites(self) -> bool:
-        return Choice("silhouette", "Probabilistic", has_fields=False) in self.choices
-
-    def module(self, channels: int | None, like: torch.Tensor, tiling: Tiling) -> Module:
-        """The kernel for an image of `channels`. None: as many as the fragment shader gives."""
-        defines = (*self.defines, *tiling.defines)
-        defines = defines if channels is None else (*defines, ("CHANNELS", channels))
-        return op_module("soft_rasterizer", like, defines, self.choices)
-
-    @cached_property
-    def defines(self) -> tuple[tuple[str, int], ...]:
-        return (
-            ("WITH_COLOR", self.with_color),
-            ("VIEW_DEPTH", self.view_depth),
-            ("PERSPECTIVE_CORRECT", self.perspective_correct),
-            ("KEEPS_NEAREST", self.keeps_nearest),
-            ("KEEPS_LARGEST", self.keeps_largest),
-            ("UNITES", self.unites),
-        )
-
-
-@cache
-def _shipped_variant(formulas: tuple[tuple[str, str], ...], options: tuple[tuple[str, bool], ...]) -> _Variant:
-    """One for all calls with the same names: where those are of shipped formulas, nothing can be wrong or change."""
-    return _Variant._of("", dict(formulas), dict(options))
-
-
 def _project_and_bin(
     caller: str,
     scene: Scene,
-    variant: _Variant,
+    variant: Variant,
     softness: torch.Tensor,
     limits: Limits,
     cull_backfaces: bool,
@@ -325,7 +256,7 @@ def _project_and_bin(
 def _prepare(
     caller: str,
     shader: str,
-    variant: _Variant,
+    variant: Variant,
     kind: str,
     softness: torch.Tensor,
     like: torch.Tensor,
@@ -341,7 +272,7 @@ def _prepare(
     return module, pack_parameters(caller, layout, given, softness), arguments
 
 
-def _extents(caller: str, variant: _Variant, softness: torch.Tensor, like: torch.Tensor, cutoff: float) -> torch.Tensor:
+def _extents(caller: str, variant: Variant, softness: torch.Tensor, like: torch.Tensor, cutoff: float) -> torch.Tensor:
     """[N], as `find_extents`; without a launch where the falloff is as it was."""
     module, parameters, tensors = _prepare(caller, "extents", variant, "falloff", softness, like)
     if layout_of(module).takes_anything:
@@ -358,161 +289,10 @@ def _extents_without_parameters(
 
 
 def _render(
-    caller: str,
-    module: Module,
-    variant: _Variant,
-    scene: Scene,
-    bins: Bins,
-    limits: Limits,
-    tiling: Tiling,
-    projection: Projection,
-    attributes: torch.Tensor,
-    softness: torch.Tensor,
-    background: torch.Tensor,
+    caller: str, plan: Plan, bins: Bins, attributes: torch.Tensor, softness: torch.Tensor, background: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One pass: (color, silhouette, depth)."""
-    layout = layout_of(module)
-    parameters = pack_parameters(caller, layout, variant.given, softness)
-    tensors = pack_tensors(caller, layout, variant.given, projection.screen)
-    return _SoftRasterize.apply(
-        scene.positions, attributes, parameters, background, module, variant, scene, bins, limits, tiling, projection,
-        *tensors,
-    )  # fmt: skip
-
-
-def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device)
-
-
-class _SoftRasterize(torch.autograd.Function):
-    """Binned faces to images, by shaders/soft_rasterizer.slang.
-
-    Tensors: positions [N, V, 4] (the screen's, by `projection`), attributes [N, V, A], parameters [N, 3 + own],
-    background [N, H, W, C], the formulas' own (all differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth
-    [N, H, W] (all differentiable).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        positions: torch.Tensor,
-        attributes: torch.Tensor,
-        parameters: torch.Tensor,
-        background: torch.Tensor,
-        module: Module,
-        variant: _Variant,
-        scene: Scene,
-        bins: Bins,
-        limits: Limits,
-        tiling: Tiling,
-        projection: Projection,
-        *tensors: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        screen = projection.screen
-        images, (height, width) = screen.shape[0], scene.resolution
-        channels = background.shape[-1] if variant.with_color else 0
-        color = _empty((images, height, width, channels), screen)
-        silhouette = _empty((images, height, width), screen)
-        depth = _empty((images, height, width) if variant.with_color else (0, 1, 1), screen)
-        state = _empty((images, height, width, 2 if variant.with_color else 1), screen)
-        keeps_winners = variant.keeps_nearest or variant.keeps_largest
-        winners = lasting_zeros((1, 1, 1, 1), torch.int32, screen.device)
-        if keeps_winners:
-            winners = torch.empty((images, height, width, 2), dtype=torch.int32, device=screen.device)
-        inputs, outputs = (screen, attributes, parameters, background), (color, silhouette, depth)
-        fixed = (scene.triangles, bins.records, bins.tile_faces, bins.tile_offsets, state, winners)
-        # Of outputs autograd saves copies of its own kind, which take longer to make than these.
-        ctx.save_for_backward(positions, *inputs, *(output.detach() for output in outputs), *fixed, *tensors)
-        ctx.module, ctx.limits, ctx.tiling, ctx.projection = module, limits, tiling, projection
-        given, own = (*_one_part(inputs), background), _arguments(module, tensors)
-        one_thread = module.warp_size == 1
-        block = (1, 1, 1) if one_thread else (32, tiling.tile**2 // 32, tiling.splits)
-        grid = (tiling.tiles(scene.resolution), 1, images)
-        _prepared(module.soft_rasterize, given, outputs, fixed, limits, own).launchRaw(block, grid)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        positions, *saved = ctx.saved_tensors
-        inputs, outputs, fixed, tensors = saved[:4], saved[4:7], saved[7:13], saved[13:]
-        grads = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
-        grad_background = torch.empty_like(inputs[3], memory_format=torch.contiguous_format)
-        one_thread = ctx.module.warp_size == 1
-        images, tiles = len(outputs[1]), ctx.tiling.tiles(outputs[1].shape[1:])
-        parts = _parts(tiles, images) if one_thread else 1
-        spread = inputs[:3]
-        if parts > 1:
-            spread = [tensor.unsqueeze(1).expand(-1, parts, *tensor.shape[1:]) for tensor in spread]
-        sums = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in spread]
-        one_or_more = _one_part if parts == 1 else _several_parts
-        launch = _prepared(
-            ctx.module.soft_rasterize.bwd,
-            (*zip(one_or_more(spread), one_or_more(sums), strict=True), (inputs[3], grad_background)),
-            tuple(zip(outputs, grad_outputs, strict=True)),
-            fixed,
-            ctx.limits,
-            _arguments(ctx.module, tensors, grads),
-        )
-        block = (1, 1, 1) if one_thread else (32, ctx.tiling.tile**2 // 32, 1)
-        grid = (parts if one_thread else tiles, ctx.tiling.splits, images)
-        launch.launchRaw(block, grid)
-        needed = (*ctx.needs_input_grad[:4], *ctx.needs_input_grad[11:])
-        grads = [*(one.sum(1) if parts > 1 else one for one in sums), grad_background, *grads]
-        if needed[0]:
-            grads[0] = ctx.projection.reverse(positions, grads[0])
-        wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
-        grad_module = grad_variant = grad_scene = grad_bins = grad_limits = grad_tiling = grad_projection = None
-        return (
-            *wanted[:4], grad_module, grad_variant, grad_scene, grad_bins, grad_limits, grad_tiling, grad_projection,
-            *wanted[4:],
-        )  # fmt: skip
-
-
-def _one_part(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Screen, attributes and parameters as the kernel takes them, where an image is one part."""
-    screen, attributes, parameters, *_ = tensors
-    return screen.unsqueeze(1), attributes.unsqueeze(1), parameters
-
-
-def _several_parts(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The same from tensors that have a dimension of parts already."""
-    screen, attributes, parameters = tensors
-    return screen, attributes, parameters.flatten(0, 1)
-
-
-# Gradients have the memory of so many parts at most, shared out among all images.
-_MOST_PARTS = 16
-
-
-def _parts(tiles: int, images: int) -> int:
-    """How many parts of an image have gradients of their own, where a thread renders tiles alone: enough for all."""
-    threads = kernel_threads()
-    wanted = 1 if threads == 1 else min(4 * threads, _MOST_PARTS)
-    return min(tiles, -(-wanted // images))
-
-
-def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None = None) -> dict[str, Any]:
-    """The formulas' tensors as the kernel's arguments, with their gradients in the reverse."""
-    fields = layout_of(module).tensors
-    if grads is None:
-        return {field.argument: tensor for field, tensor in zip(fields, tensors, strict=True)}
-    return {
-        field.argument: (tensor, grad) if field.differentiable else tensor
-        for field, tensor, grad in zip(fields, tensors, grads, strict=True)
-    }
-
-
-def _prepared(
-    kernel: Kernel, inputs: tuple, outputs: tuple, fixed: tuple, limits: Limits, tensors: dict[str, Any]
-) -> Launchable:
-    """soft_rasterize or its reverse, ready to launch. Inputs and outputs may be (value, grad)."""
-    screen, attributes, parameters, background = inputs
-    out_color, out_silhouette, out_depth = outputs
-    triangles, records, tile_faces, tile_offsets, state, winners = fixed
-    return kernel(
-        screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
-        records=records, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
-        out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
-        near=limits.near, far=limits.far, cutoff=limits.cutoff, **tensors,
-    )  # fmt: skip
+    layout, given = layout_of(plan.module), plan.variant.given
+    parameters = pack_parameters(caller, layout, given, softness)
+    tensors = pack_tensors(caller, layout, given, plan.projection.screen)
+    return SoftRasterize.apply(plan, bins, plan.scene.positions, attributes, parameters, background, *tensors)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import slangrast as sr
-from slangrast import binning, edge_rings
+from slangrast import edge_rings, soft_rasterizer
 from slangrast.runtime import cpu_engine
 from slangrast.runtime.cache import digest
 from slangrast.runtime.cpu_engine import CpuModule
@@ -50,11 +50,11 @@ def nearest_color() -> list[torch.Tensor]:
 def binned_in_steps() -> list[torch.Tensor]:
     """A scene as small as the others, by the launches that large ones need."""
     vertices, _ = _mesh()
-    most, binning._MOST_AT_ONCE = binning._MOST_AT_ONCE, 0
+    is_one_threads, soft_rasterizer.is_one_threads = soft_rasterizer.is_one_threads, lambda *scene: False
     try:
         image = sr.soft_silhouette(_project(vertices), _SPHERE.triangles, RESOLUTION, sigma=2e-3)
     finally:
-        binning._MOST_AT_ONCE = most
+        soft_rasterizer.is_one_threads = is_one_threads
     return _with_gradients([image], [vertices])
 
 

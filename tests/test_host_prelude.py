@@ -95,6 +95,17 @@ def test_unary_intrinsics_agree_with_numpy(program: Program, name: str) -> None:
             assert_close(results[:, column], function(x), dtype, f"{what} of {name}", rtol)
 
 
+def test_lanes_are_summed_as_a_tree(program: Program) -> None:
+    """Half of them to the other half: to the bit, since sums repeat whatever the compiler."""
+    rows = torch.rand(5, 16, dtype=program.real, generator=torch.Generator().manual_seed(0)) - 0.5
+    sums, expected = program.zeros(5), rows
+    program.run("lane_sums", "sum_rows", len(rows), rows=rows, out_sums=sums)
+    while expected.shape[1] > 1:
+        low, high = expected.chunk(2, dim=1)
+        expected = low + high
+    assert torch.equal(sums, expected[:, 0])
+
+
 @pytest.mark.parametrize("name", ["float", "double", "half"])
 def test_binary_intrinsics_agree_with_numpy(program: Program, name: str) -> None:
     dtype = program.floats(name)

@@ -93,7 +93,7 @@ class Packer:
         try:
             self._numbers.pack_into(context.buffer, 0, *numbers)  # and zeros between them: tensors come after it
             # DLPack does not tell of a lazy negation.
-            if True in [tensor.is_neg() for tensor in tensors]:
+            if any(map(torch.Tensor.is_neg, tensors)):
                 return False
             if not all(values[index].is_contiguous() for index in self._dense):
                 return False

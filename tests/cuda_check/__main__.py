@@ -44,14 +44,14 @@ def prepare_environment(cache: str) -> None:
 
 def shipped_modules() -> dict[str, Callable[[Any], Any]]:
     """Each shader that holds kernels, with every choice of the op once: name -> the op's module for a device."""
-    from slangrast import soft_rasterizer as op
     from slangrast.formulas import KINDS
     from slangrast.op_modules import op_module, tiling_for
     from slangrast.runtime.shader_paths import shader_folder
+    from slangrast.soft_variant import Variant
 
-    def variant(names: tuple[str, ...], view_depth: bool, with_color: bool = True) -> op._Variant:
+    def variant(names: tuple[str, ...], view_depth: bool, with_color: bool = True) -> Variant:
         formulas = dict(zip(("coverage", "falloff", "aggregation", "silhouette"), names, strict=True))
-        return op._Variant.choose("cuda_check", formulas, view_depth=view_depth, with_color=with_color)
+        return Variant.choose("cuda_check", formulas, view_depth=view_depth, with_color=with_color)
 
     variants = [
         (variant(("squared_distance", "logistic", "softmax", "probabilistic"), True), 3),
@@ -61,7 +61,7 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
         (variant(("hard", "logistic", "additive", "sum"), True), 2),
         (variant(("squared_distance", "logistic", "softmax", "probabilistic"), True, with_color=False), 0),
     ]
-    shades = op._Variant.choose("cuda_check", {"fragment": "textured"}, view_depth=True)
+    shades = Variant.choose("cuda_check", {"fragment": "textured"}, view_depth=True)
     modules: dict[str, Callable[[Any], Any]] = {"project": lambda like: op_module("project", like)}
     for one, channels in (*variants, (shades, None)):
         words = ("soft_rasterizer", *(choice.struct for choice in one.choices), str(channels))
