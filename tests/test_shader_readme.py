@@ -96,4 +96,4 @@ def test_every_shipped_formula_is_in_the_readme(kind: str) -> None:
 
 def test_every_shader_is_in_the_readme() -> None:
     internal = {"tensors", "clip_faces", "formulas", "describe_formula", "special_functions"}
-    assert all(file.name in README for file in shader_folder().glob("*.slang") if file.stem not in internal)
+    assert all(file.name in README for file in shader_folder().glob("*.slang*") if file.stem not in internal)

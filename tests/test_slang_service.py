@@ -91,6 +91,15 @@ def test_a_save_between_cuda_text_and_binding_is_not_in_either(tmp_path: Path) -
     assert compiled and 'make_tensor_view(y_0, "y", torch::kFloat32, false)' in compiled.binding
 
 
+def test_a_shader_of_several_files_is_compiled_all_the_same(tmp_path: Path) -> None:
+    """A worker cannot read such a one twice: slangc itself makes what is missing."""
+    (tmp_path / "whole.slang").write_text("module whole;\n__include part;\n" + FILL.replace("VALUE", "five()"))
+    (tmp_path / "part.slang").write_text("implementing whole;\nfloat five() { return 5.f; }\n")
+    compiled = compile_slang(str(tmp_path / "whole.slang"), {}, ())
+    assert "5.0f" in compiled.cuda_text and "fill" in compiled.binding_text
+    assert {Path(path).name for path in compiled.dependencies} == {"whole.slang", "part.slang"}
+
+
 def test_workers_end_when_they_are_idle_unless_they_are_kept(shader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     slang_service._workers.end_all()
     monkeypatch.setattr(slang_service, "_SECONDS_IDLE", 1.5)

