@@ -56,7 +56,11 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
         triangles = triangles.to(torch.int32)
     elif triangles.numel() <= _FEW_INDICES and triangles.is_contiguous():
         data = ctypes.string_at(triangles.data_ptr(), triangles.numel() * triangles.element_size())
-        triangles = _checked_few(name, triangles.dtype, data, vertices)
+        checked = _checked_few(name, triangles.dtype, data, vertices)
+        if checked._version:  # somebody has written to what an op returned, as `geometry.triangles`
+            _checked_few.cache_clear()
+            checked = _checked_few(name, triangles.dtype, data, vertices)
+        triangles = checked
     else:
         triangles = _checked_indices(name, triangles, vertices)
     resolution = check_resolution(name, resolution)
@@ -79,7 +83,9 @@ def _checked_indices(name: str, triangles: torch.Tensor, vertices: int) -> torch
 def _checked_few(name: str, dtype: torch.dtype, data: bytes, vertices: int) -> torch.Tensor:
     """The same from the bytes of a few: those tell, as no count of versions does, whether they are the checked ones."""
     with torch.inference_mode(False):
-        triangles = torch.frombuffer(bytearray(data), dtype=dtype).reshape(-1, 3) if data else torch.empty(0, 3)
+        triangles = (
+            torch.frombuffer(bytearray(data), dtype=dtype).reshape(-1, 3) if data else torch.empty(0, 3, device="cpu")
+        )
         return _checked_indices(name, triangles, vertices)
 
 
@@ -186,7 +192,7 @@ def _softness(name: str, positions: torch.Tensor, values: Mapping[str, Any]) -> 
                 raise ValueError(f"{name}: {key} must be a number or a tensor [] or [{images}], got {show(value)}")
             known = value.detach() if value.device.type == "cpu" else None
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = known = torch.tensor(float(value), dtype=torch.float64)
+            value = known = torch.tensor(float(value), dtype=torch.float64, device="cpu")
         else:
             raise TypeError(f"{name}: {key} must be a number or a tensor, got {type(value).__name__}")
         if known is not None:

@@ -108,13 +108,14 @@ def test_one_launch_bins_as_several_do(size: tuple[int, int], cull_backfaces: bo
     assert torch.equal(bins.tile_faces[:entries], expected.tile_faces[:entries])
 
 
-def test_one_launch_bins_on_the_cpu_whatever_device_torch_prefers() -> None:
+def test_a_small_scene_is_on_the_cpu_whatever_device_torch_prefers() -> None:
+    """Numbers that no other test has, so that nothing of theirs is kept."""
     positions, triangles = scene()
-    module = sr.load_module("bin", device="cpu", defines={"TILE": TILE, "PATCH": TILE})
-    given = (triangles.int(), torch.tensor([[1e-3, 1.0, 0.0]]), {}, torch.tensor([7.0]), SIZE, False)
+    softness = {"sigma": 1.9e-3, "gamma": 1.9e-2}
     with torch.device("meta"):
-        bins = project_and_bin(module, positions, torch.empty_like(positions), *given)
-    assert bins.tile_offsets.tolist() == [0, 12]
+        found = sr.soft_rasterize(positions, triangles, positions, (18, 17), **softness)
+    expected = sr.soft_rasterize(positions, triangles, positions, (18, 17), **softness)
+    assert torch.equal(found.color, expected.color) and torch.equal(found.depth, expected.depth)
 
 
 def test_indices_changed_behind_the_back_of_torch_are_checked_again() -> None:
@@ -127,6 +128,15 @@ def test_indices_changed_behind_the_back_of_torch_are_checked_again() -> None:
     indices[1, 0] = 8
     with pytest.raises(ValueError, match="got indices from 0 to 8"):
         sr.soft_silhouette(positions, triangles, SIZE)
+
+
+def test_indices_that_an_op_returned_may_be_written_to() -> None:
+    positions, triangles = scene()
+    first = sr.rasterize(positions, triangles, SIZE)
+    expected = first.triangle_id.clone()
+    first.triangles.fill_(0)
+    again = sr.rasterize(positions, triangles, SIZE)
+    assert torch.equal(again.triangle_id, expected) and torch.equal(again.triangles, triangles)
 
 
 def test_what_is_kept_from_inference_mode_serves_autograd() -> None:
