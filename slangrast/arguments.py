@@ -13,6 +13,7 @@ import torch
 from .runtime.kept_tensors import keep_tensors
 
 _FEW_INDICES = 1024  # so few that comparing them costs less than two operations of torch
+_MOST_IMAGES = 65535  # of one launch, on CUDA
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _SMALLEST_GAMMA = 1e-8
 _SMALLEST_SIGMA = 1e-12  # below it the square of 1 / sigma leaves the range of a float
@@ -42,6 +43,8 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
         raise ValueError(f"{name}: positions must be [N, V, 4] or [V, 4] float, got {show(positions)}")
     if positions.dim() == 3 and positions.shape[0] == 0:
         raise ValueError(f"{name}: positions must be of at least one image, got {show(positions)}")
+    if positions.dim() == 3 and positions.shape[0] > _MOST_IMAGES:
+        raise ValueError(f"{name}: positions must be of at most {_MOST_IMAGES} images, got {show(positions)}")
     if not (positions.is_cpu or positions.is_cuda):
         raise ValueError(f"{name}: positions must be on the CPU or a CUDA device, got a tensor on {positions.device}")
     if not isinstance(triangles, torch.Tensor):

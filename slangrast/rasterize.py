@@ -14,6 +14,7 @@ from .arguments import Scene, check_image_size, check_scene, lasting_zeros
 from .list_room import room_for
 from .op_modules import TILE, has_warps, op_module, patch_of
 from .runtime import Kernel, Launchable, Module
+from .runtime.steady import steady
 
 LARGEST_SIDE = 8192  # pixel positions and tile tests are made for this
 _MOST_ENTRIES = 2**31 - 1
@@ -60,6 +61,7 @@ class GeometryBuffer:
         return self._slopes[0]
 
 
+@steady()
 def rasterize(
     positions: torch.Tensor,
     triangles: torch.Tensor,
@@ -123,6 +125,7 @@ def rasterize(
     )  # fmt: skip
 
 
+@steady()
 def peel(geometry: GeometryBuffer) -> GeometryBuffer:
     """Find the next layer: at each pixel, the nearest triangle behind the one that `geometry` shows.
 

@@ -54,6 +54,7 @@ REFUSED = [
     ("positions", torch.zeros(1, 1, V, 4), "got [1, 1, 6, 4] float32"),
     ("positions", torch.zeros(V, 4, dtype=torch.int64), "got [6, 4] int64"),
     ("positions", torch.zeros(V, 4, dtype=torch.complex64), "complex64"),
+    ("positions", torch.zeros(()).expand(65536, V, 4), "at most 65535 images, got [65536, 6, 4] float32"),
     ("positions", [[0.0] * 4] * V, "got list"),
     ("positions", None, "got None"),
     # attributes
