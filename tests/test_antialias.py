@@ -223,6 +223,28 @@ def test_the_same_in_every_run() -> None:
     assert all(torch.equal(results[0], result) for result in results[1:])
 
 
+@pytest.mark.parametrize("function", [sr.antialias, sr.edge_gradients])
+def test_warps_add_runs_of_one_edge(function: Callable) -> None:
+    """A square with long level sides, and triangles before and around the eye, in two images narrower than 3 warps."""
+    soups = cast(scenes.soup(30, (41, 85), 0.5)), cast(scenes.soup_of_both_signs(30, (41, 85), 5))
+    flat = square(0.4, 7.7).float()
+    positions = torch.stack([torch.cat([soup.positions, flat]) for soup in soups]).requires_grad_()
+    triangles = torch.cat([soups[0].triangles, SQUARE + len(soups[0].positions)])
+    image, grad = random_image((41, 85), 3, 2).float(), random_image((41, 85), 4, 2)[..., :3].float() - 0.5
+
+    def gradients() -> list[Tensor]:
+        colors = image.clone().requires_grad_()
+        found = function(colors, sr.rasterize(positions, triangles, (41, 85)))
+        return list(torch.autograd.grad((found * grad).sum(), (positions, colors)))
+
+    expected = gradients()
+    with debug.checked(simt=True):
+        found = gradients()
+    assert all(one[:, -4:].any() for one in (expected[0], found[0]))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
 def test_layers_behind() -> None:
     one = cast(scenes.soup(12, (19, 31)), "cpu", torch.float64)
     one.positions.requires_grad_()

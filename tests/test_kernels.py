@@ -119,6 +119,7 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
     found |= {
         "extents": ("extents", {}),
         "antialias": ("antialias", {}),
+        "edge_gradients": ("edge_gradients", {}),
         "edge_rings": ("edge_rings", {}),
         "rasterize": ("rasterize", {}),
         "peel": ("rasterize", {"PEEL": 1}),
