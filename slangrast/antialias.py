@@ -200,7 +200,7 @@ class _FollowEdges(torch.autograd.Function):
     """Gradients of moving edges, by shaders/edge_gradients.slang.
 
     Tensors: positions [M, V, 4], image [N, H, W, C] (both differentiable), triangles [F, 3], ranges [N, 2], edge_rings
-    [F, 3], triangle_id [N, H, W] -> image [N, H, W, C] (differentiable).
+    [3 F], triangle_id [N, H, W] -> image [N, H, W, C] (differentiable).
     """
 
     @staticmethod

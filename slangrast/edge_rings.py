@@ -41,7 +41,7 @@ def edge_rings_of(name: str, triangles: Tensor, positions: Tensor, by_position: 
         by_position: False to tell vertices apart by their indices.
 
     Returns:
-        [F, 3] int32: for each half-edge the next of the same edge; itself where no other triangle has that edge.
+        [3 F] int32: for each half-edge the next of the same edge; itself where no other triangle has that edge.
     """
     if triangles.numel() > _MOST_HALF_EDGES:
         raise ValueError(f"{name}: triangles must be at most {_MOST_HALF_EDGES // 3}, got {len(triangles)}")
@@ -77,7 +77,7 @@ def first_at_each_position(positions: Tensor) -> Tensor:
 def _linked(triangles: Tensor, same: Tensor, positions: Tensor) -> Tensor:
     """The rings of triangles whose vertices are one where `same` is. Their order is another in every run."""
     half_edges, device = triangles.numel(), triangles.device
-    rings = torch.arange(half_edges, dtype=torch.int32, device=device).reshape(-1, 3)
+    rings = torch.arange(half_edges, dtype=torch.int32, device=device)
     if half_edges:
         module = op_module("edge_rings", positions)
         table = _table_for(half_edges, device)

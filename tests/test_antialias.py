@@ -301,7 +301,7 @@ def rings(triangles: list[list[int]], positions: Tensor | None = None, by_positi
     faces = torch.tensor(triangles, dtype=torch.int32).reshape(-1, 3)
     if positions is None:
         positions = torch.zeros(1, int(faces.max()) + 1 if len(faces) else 0, 4)
-    following = edge_rings_of("test", faces, positions, by_position).flatten().tolist()
+    following = edge_rings_of("test", faces, positions, by_position).tolist()
     found = []
     for start in range(len(following)):
         ring, here = {start}, following[start]
@@ -367,16 +367,16 @@ def test_the_order_of_a_ring_changes_nothing(function: Callable, monkeypatch: py
 
     def shuffled(*arguments: object) -> Tensor:
         following = edge_rings_of(*arguments)
-        found = following.flatten().tolist()
+        found = following.tolist()
         start = next(half_edge for half_edge, after in enumerate(found) if after != half_edge)
         ring = [start]
         while found[ring[-1]] != start:
             ring.append(found[ring[-1]])
         assert len(ring) == 14
         members = torch.tensor(sorted(ring))[permutation]
-        following = following.flatten().clone()
+        following = following.clone()
         following[members] = members.roll(-1).int()
-        return following.reshape(-1, 3)
+        return following
 
     monkeypatch.setattr(op, "edge_rings_of", shuffled)
     results = []
