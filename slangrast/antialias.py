@@ -1,5 +1,5 @@
 """Visibility edges between the pixels of a geometry buffer: blended, or followed by gradients. The kernels are those of
-shaders/antialias.slang."""
+shaders/antialias.slang and shaders/edge_gradients.slang."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tenso
     averaged over each pixel's area, would change is estimated here, for each pair of neighbours that see different
     triangles: the boundary between them is a silhouette, or the line where the two triangles pass through each other,
     and as it moves with its vertices, the colour on one side takes area from that on the other. The derivation stands
-    in shaders/antialias.slang; the idea is that of Pidhorskyi et al., "Rasterized Edge Gradients: Handling
+    in shaders/edge_gradients.slang; the idea is that of Pidhorskyi et al., "Rasterized Edge Gradients: Handling
     Discontinuities Differentiably", ECCV 2024.
 
     Give it the finished picture, after shading and background, before the loss: what it sees is the differences of
@@ -197,10 +197,10 @@ class _Blend(torch.autograd.Function):
 
 
 class _FollowEdges(torch.autograd.Function):
-    """Gradients of moving edges, by shaders/antialias.slang.
+    """Gradients of moving edges, by shaders/edge_gradients.slang.
 
     Tensors: positions [M, V, 4], image [N, H, W, C] (both differentiable), triangles [F, 3], ranges [N, 2], edge_rings
-    [F, 3], triangle_id [N, H, W] -> image [N, H, W, C] (differentiable).
+    [3 F], triangle_id [N, H, W] -> image [N, H, W, C] (differentiable).
     """
 
     @staticmethod
@@ -214,7 +214,7 @@ class _FollowEdges(torch.autograd.Function):
         positions, image, triangles, ranges, edge_rings, triangle_id = ctx.saved_tensors
         grad_positions = None
         if ctx.needs_input_grad[0]:
-            module = op_module("antialias", positions)
+            module = op_module("edge_gradients", positions)
             grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
             launch = module.add_edge_gradients(
                 positions=positions, triangles=triangles, ranges=ranges, edge_rings=edge_rings, triangle_id=triangle_id,

@@ -68,8 +68,15 @@ def interpolate(
     if channels is None:
         return values
     slopes = geometry.barycentric_derivatives.reshape(-1, 2, 2)
-    chosen = attributes if channels == list(range(attributes.shape[-1])) else attributes[..., channels]
+    chosen = _chosen(attributes, channels)
     return values, _interpolate(geometry, chosen, slopes, 0.0).view(*image_shape, len(channels), 2).to(dtype)
+
+
+def _chosen(attributes: torch.Tensor, channels: list[int]) -> torch.Tensor:
+    """Some of the channels, by views: a list of indices would be copied to a GPU, and the program wait for it."""
+    if channels == list(range(attributes.shape[-1])):
+        return attributes
+    return torch.cat([attributes[..., :0], *(attributes[..., channel, None] for channel in channels)], dim=-1)
 
 
 def _check_derivatives(name: str, derivatives: Any, channels: int) -> list[int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from .arguments import computed_in
 from .op_modules import op_module
+from .runtime.kept_tensors import keep_tensors
 from .texture_arguments import check_image, check_levels, check_reach
 
 
@@ -134,7 +134,8 @@ def _extent(stack: MipStack, level: int) -> tuple[int, int, int]:
     return width, height, stack.faces * len(stack.texels)
 
 
-@functools.lru_cache(maxsize=256)
+@keep_tensors(256)
 def _int_table(rows: tuple[tuple[int, ...], ...], device: torch.device) -> torch.Tensor:
     """Kept, because the program would wait for a copy to a GPU at every call."""
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        return torch.tensor(rows, dtype=torch.int32, device=device)

@@ -55,6 +55,8 @@ class GeometryBuffer:
 
         Differentiable in positions. Computed at the first use, and kept.
         """
+        # Not by `rasterize` itself: it would write 36 bytes a pixel in place of 20, for all who never ask. Whoever asks
+        # pays with one more look at each pixel's triangle.
         wanted = self.positions.requires_grad and torch.is_grad_enabled()
         if not self._slopes or (wanted and not self._slopes[0].requires_grad):
             self._slopes[:] = [_Differentiate.apply(self.positions, self.triangles, self.triangle_id)]

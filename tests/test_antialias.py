@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
 
 import slangrast as sr
-from slangrast import edge_rings
+from slangrast import debug, edge_rings
 from slangrast.edge_rings import edge_rings_of, first_at_each_position
 from tests import scenes
 from tests.comparison import cast, in_both_precisions, on_every_device, on_every_engine
@@ -221,6 +223,28 @@ def test_the_same_in_every_run() -> None:
     assert all(torch.equal(results[0], result) for result in results[1:])
 
 
+@pytest.mark.parametrize("function", [sr.antialias, sr.edge_gradients])
+def test_warps_add_runs_of_one_edge(function: Callable) -> None:
+    """A square with long level sides, and triangles before and around the eye, in two images narrower than 3 warps."""
+    soups = cast(scenes.soup(30, (41, 85), 0.5)), cast(scenes.soup_of_both_signs(30, (41, 85), 5))
+    flat = square(0.4, 7.7).float()
+    positions = torch.stack([torch.cat([soup.positions, flat]) for soup in soups]).requires_grad_()
+    triangles = torch.cat([soups[0].triangles, SQUARE + len(soups[0].positions)])
+    image, grad = random_image((41, 85), 3, 2).float(), random_image((41, 85), 4, 2)[..., :3].float() - 0.5
+
+    def gradients() -> list[Tensor]:
+        colors = image.clone().requires_grad_()
+        found = function(colors, sr.rasterize(positions, triangles, (41, 85)))
+        return list(torch.autograd.grad((found * grad).sum(), (positions, colors)))
+
+    expected = gradients()
+    with debug.checked(simt=True):
+        found = gradients()
+    assert all(one[:, -4:].any() for one in (expected[0], found[0]))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
 def test_layers_behind() -> None:
     one = cast(scenes.soup(12, (19, 31)), "cpu", torch.float64)
     one.positions.requires_grad_()
@@ -277,7 +301,7 @@ def rings(triangles: list[list[int]], positions: Tensor | None = None, by_positi
     faces = torch.tensor(triangles, dtype=torch.int32).reshape(-1, 3)
     if positions is None:
         positions = torch.zeros(1, int(faces.max()) + 1 if len(faces) else 0, 4)
-    following = edge_rings_of("test", faces, positions, by_position).flatten().tolist()
+    following = edge_rings_of("test", faces, positions, by_position).tolist()
     found = []
     for start in range(len(following)):
         ring, here = {start}, following[start]
@@ -302,6 +326,68 @@ def test_rings() -> None:
     assert rings([[0, 1, 2], [3, 4, 5]], apart, True)[1] == {1, 5}
     assert rings([[0, 1, 2], [3, 4, 5]], apart, False)[1] == {1}
     assert rings([[0, 1, 2], [3, 4, 5]], torch.cat([apart, apart + torch.arange(6)[:, None]]), True)[1] == {1}
+
+
+@pytest.mark.parametrize("simt", [False, True], ids=["cpu", "simt"])
+def test_rings_of_a_tangle(simt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to dozens of triangles at an edge, and some that have a vertex twice."""
+    triangles = torch.randint(0, 12, (400, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    edges: dict[frozenset[int], set[int]] = {}
+    for t, corners in enumerate(triangles):
+        for k in range(3):
+            alone = len(set(corners)) < 3
+            edge = frozenset([-1 - 3 * t - k] if alone else corners[:k] + corners[k + 1 :])
+            edges.setdefault(edge, set()).add(3 * t + k)
+    expected = {half_edge: ring for ring in edges.values() for half_edge in ring}
+    assert max(map(len, edges.values())) > 20
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            monkeypatch.setattr(edge_rings, "_kept", [])
+            with debug.checked(simt=True) if simt else nullcontext():
+                found = rings(triangles)
+            assert found == [expected[half_edge] for half_edge in range(len(found))]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("function", [sr.antialias, sr.edge_gradients])
+def test_the_order_of_a_ring_changes_nothing(function: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide page on the left of a spine, and thirteen on its right that end before the next pixel: which counts?"""
+    widths = 2 / 31 * (0.1 + 0.8 * torch.rand(13, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    x = torch.tensor([0.005, 0.005, -0.8], dtype=torch.float64)  # a centre of pixels is at 0
+    y = torch.tensor([-0.9, 0.9, 0.1], dtype=torch.float64)
+    corners = torch.stack([torch.cat([x, 0.005 + widths]), torch.cat([y, 0 * widths])], dim=1)
+    positions = torch.nn.functional.pad(torch.nn.functional.pad(corners, (0, 1)), (0, 1), value=1.0).requires_grad_()
+    triangles = torch.tensor([[0, 1, 2 + page] for page in range(14)])
+    image, grad = random_image((23, 31)), random_image((23, 31), 4)[..., :3] - 0.5
+    op = sys.modules["slangrast.antialias"]
+    permutation: list[int] = []
+
+    def shuffled(*arguments: object) -> Tensor:
+        following = edge_rings_of(*arguments)
+        found = following.tolist()
+        start = next(half_edge for half_edge, after in enumerate(found) if after != half_edge)
+        ring = [start]
+        while found[ring[-1]] != start:
+            ring.append(found[ring[-1]])
+        assert len(ring) == 14
+        members = torch.tensor(sorted(ring))[permutation]
+        following = following.clone()
+        following[members] = members.roll(-1).int()
+        return following
+
+    monkeypatch.setattr(op, "edge_rings_of", shuffled)
+    results = []
+    for seed in range(3):
+        permutation[:] = torch.randperm(14, generator=torch.Generator().manual_seed(seed)).tolist()
+        found = function(image, sr.rasterize(positions, triangles, (23, 31)))
+        results.append((found.detach(), *torch.autograd.grad((found * grad).sum(), positions)))
+    assert results[0][1].any()
+    for result in results[1:]:
+        assert torch.equal(result[0], results[0][0])
+        torch.testing.assert_close(result[1], results[0][1], rtol=1e-12, atol=1e-14)
 
 
 @in_both_precisions

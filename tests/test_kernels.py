@@ -43,6 +43,7 @@ KERNELS = {
     "enter_positions": ("antialias", "test_antialias.py"),
     "find_first_positions": ("antialias", "test_antialias.py"),
     "look_up_positions": ("antialias", "test_antialias.py"),
+    "link_half_edges": ("antialias", "test_antialias.py"),
     "find_outlines": ("antialias", "test_antialias.py"),
     "blend_outlines": ("antialias", "test_antialias.py"),
     "add_edge_gradients": ("edge_gradients", "test_edge_gradients.py"),
@@ -118,6 +119,8 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
     found |= {
         "extents": ("extents", {}),
         "antialias": ("antialias", {}),
+        "edge_gradients": ("edge_gradients", {}),
+        "edge_rings": ("edge_rings", {}),
         "rasterize": ("rasterize", {}),
         "peel": ("rasterize", {"PEEL": 1}),
         "interpolate": ("interpolate", {}),

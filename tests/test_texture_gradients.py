@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import slangrast as sr
+from slangrast import debug
 from tests.comparison import GRADIENT_TOLERANCE, in_both_precisions, on_every_engine
 from tests.references.texture import texture as texture_reference
 from tests.texture_cases import (
@@ -123,6 +124,23 @@ def test_many_pixels_on_one_texel() -> None:
     image = torch.ones(1, 1, 1, 1, dtype=torch.float64, requires_grad=True)
     sr.texture(image, numbers(2, 2, 70, 90, 2)).sum().backward()
     assert image.grad.item() == pytest.approx(2 * 70 * 90, rel=1e-12)
+
+
+@in_every_filter
+@in_every_wrap
+def test_warps_add_runs_of_texels(filter: str, wrap: str) -> None:
+    """Texels of many pixels, across and beyond the borders, pixels of one level beside pixels of two, and of none."""
+    arguments = cast(lookup(filter, wrap, (3, 5), (2, 2), pixels=(5, 85)), "cpu", torch.float32)
+    ends = arguments["uv"][:, :, [0, -1]].movedim(2, 0)
+    arguments["uv"] = torch.lerp(*ends[..., None, :], torch.linspace(0, 1, 85)[:, None])
+    arguments["uv"][0, 1, 50:53] = arguments["uv"][1, 2, 30:40:3] = 0
+    ours, leaves = differentiable(arguments)
+    expected = gradients(sr.texture(**ours), leaves)
+    with debug.checked(simt=True):
+        found = gradients(sr.texture(**ours), leaves)
+    assert expected["image"].any()
+    for name, gradient in found.items():
+        assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
 
 
 def test_bias_without_derivatives_and_derivatives_without_bias() -> None:

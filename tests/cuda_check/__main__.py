@@ -75,7 +75,7 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
     hard = importlib.import_module("slangrast.rasterize")
     for name, peel in (("rasterize", False), ("rasterize peeling", True)):
         modules[name] = lambda like, peel=peel: hard._module(like, hard._SMALL_BOX, is_peeling=peel)
-    for name in ("interpolate", "antialias", "coincident_vertices", "texture"):
+    for name in ("interpolate", "antialias", "edge_gradients", "edge_rings", "texture"):
         modules[name] = lambda like, name=name: op_module(name, like)
 
     shaders = {file.stem for file in shader_folder().glob("*.slang") if "[CUDAKernel]" in file.read_text()}

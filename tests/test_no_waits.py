@@ -1,0 +1,234 @@
+"""A step of the hard path on CUDA asks the device for nothing: it waits for no number, and a graph can hold it.
+
+On machines without a GPU tensors only say that they are on one: torch's fake ones, for which whatever depends on
+numbers is an error. Kernels are launched into a stand-in for slangtorch.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import slangrast as sr
+from slangrast import arguments, op_modules
+from tests import scenes
+from tests.comparison import cast
+from tests.slangtorch_stand_in import StandIn, install
+
+mip_stack = sys.modules["slangrast.mip_stack"]
+RESOLUTION = (37, 53)
+
+
+class WaitsError(Exception):
+    pass
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses to copy from one device to another, which fake tensors do not mind, and to choose by a mask."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+        if "aten.index" in str(function) and any(
+            isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(arguments[1:])
+        ):
+            raise WaitsError(f"{function} by a mask")
+        result = function(*arguments, **(named or {}))
+        leaves = tree_leaves((arguments, named, result))
+        # A number of the host, as an operand, goes along with the launch.
+        devices = {
+            leaf.device for leaf in leaves if isinstance(leaf, Tensor) and (leaf.dim() or "copy" in str(function))
+        }
+        if len(devices) > 1:
+            raise WaitsError(f"{function} copies between {sorted(map(str, devices))}")
+        return result
+
+
+class Brackets(TorchFunctionMode):
+    """Takes x[...] apart into what torch makes of it, since brackets alone look for the GPU."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+        if function is Tensor.__getitem__:
+            return _at(*arguments)
+        if function is Tensor.__setitem__:
+            tensor, index, value = arguments
+            return torch.ops.aten.copy_(_at(tensor, index), value)
+        return function(*arguments, **(named or {}))
+
+
+def _at(tensor: Tensor, index: Any) -> Tensor:
+    places = index if isinstance(index, tuple) else (index,)
+    axes = tensor.dim() - sum(place is not None and place is not Ellipsis for place in places)
+    axis = 0
+    for place in places:
+        if place is None:
+            tensor = tensor.unsqueeze(axis)
+        elif place is Ellipsis:
+            axis += axes - 1
+        elif isinstance(place, slice):
+            assert place.step is None
+            tensor = torch.ops.aten.slice(tensor, axis, place.start, place.stop)
+        elif isinstance(place, int):
+            tensor, axis = tensor.select(axis, place), axis - 1
+        else:
+            tensor = torch.ops.aten.index(tensor, [None] * axis + [torch.as_tensor(place)])
+        axis += 1
+    return tensor
+
+
+class Steps:
+    """Runs the functions of autograd, and then their reverses: torch's own engine needs a GPU for that."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Any, Any, Any]] = []
+
+    def apply(self, function: Any, *arguments: Any) -> Any:
+        context = _Context(len(arguments))
+        outputs = function.forward(context, *arguments)
+        self._done.append((function, context, outputs))
+        return outputs
+
+    def backward(self) -> None:
+        for function, context, outputs in reversed(self._done):
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            # As of a sum, expanded, and of another order of axes.
+            function.backward(context, *(_gradient_of(output) for output in outputs))
+
+
+class _Context:
+    def __init__(self, inputs: int) -> None:
+        self.needs_input_grad = (True,) * inputs
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        pass
+
+    def set_materialize_grads(self, value: bool) -> None:
+        pass
+
+
+def _gradient_of(output: Tensor) -> Tensor | None:
+    return torch.ones((), device=output.device).expand(output.shape) if output.is_floating_point() else None
+
+
+@pytest.fixture
+def slangtorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    stand_in = install(monkeypatch, tmp_path)
+    # Nothing that is of the stand-in, or a fake tensor, may be kept.
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    for kept in (arguments.lasting_zeros, mip_stack._int_table):
+        monkeypatch.setattr(kept, "_kept", {})
+    monkeypatch.setattr(op_modules, "_load", functools.cache(op_modules._load.__wrapped__))
+    # How often this one waits, tests/test_list_room.py knows.
+    monkeypatch.setattr(sys.modules["slangrast.rasterize"], "room_for", lambda total, scene: 4096)
+    return stand_in
+
+
+def inputs(device: str) -> dict[str, Tensor]:
+    soup = cast(scenes.soup(60, RESOLUTION), device, torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    given = {
+        "uv": torch.rand(len(soup.positions), 2, generator=generator),
+        "image": torch.rand(16, 8, 3, generator=generator),
+    }
+    leaves = {"positions": soup.positions.clone(), **{name: tensor.to(device) for name, tensor in given.items()}}
+    return {**{name: leaf.requires_grad_() for name, leaf in leaves.items()}, "triangles": soup.triangles}
+
+
+def step(positions: Tensor, triangles: Tensor, uv: Tensor, image: Tensor) -> list[Tensor]:
+    """Both estimators, of a texture with and without mips, and the layer behind."""
+    geometry = sr.rasterize(positions, triangles, RESOLUTION)
+    at, slopes = sr.interpolate(geometry, uv, derivatives=True)
+    _, swapped = sr.interpolate(geometry, uv, derivatives=(1, 0))
+    mips = sr.texture(image, at, uv_derivatives=slopes, filter="linear_mipmap_linear")
+    color = torch.where(geometry.mask[..., None], mips + sr.texture(image, at), 0.5)
+    blended = sr.antialias(color, geometry) + sr.antialias(color, geometry, by_position=False)
+    behind = sr.peel(geometry)
+    return [blended, sr.edge_gradients(color, geometry), sr.interpolate(behind, uv), swapped]
+
+
+def test_a_step_is_launches_and_nothing_that_waits(slangtorch: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {name: (leaf.shape, leaf.dtype) for name, leaf in inputs("cpu").items()}
+    steps = Steps()
+    monkeypatch.setattr(torch.autograd.Function, "apply", classmethod(steps.apply))
+    with FakeTensorMode(), Brackets():
+        tensors = {name: torch.empty(shape, dtype=dtype, device="cuda:0") for name, (shape, dtype) in given.items()}
+        step(**tensors)
+        slangtorch.launches.clear()
+        with NoCopies():
+            step(**tensors)
+            steps.backward()
+    launched = {name for name, _ in slangtorch.launches}
+    forward = {"rasterize", "interpolate_attributes", "sample_texture", "find_outlines", "blend_outlines"}
+    assert launched >= forward | {"enter_positions", "look_up_positions", "link_half_edges", "draw_small_triangles"}
+    assert launched >= {"add_edge_gradients", "make_mip_level_bwd_diff"} | {
+        f"{name}_bwd_diff" for name in forward - {"find_outlines"}
+    }
+
+
+WAITS: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda x: x.sum().item(),
+    "bool": lambda x: bool((x > 0).any()),
+    "equal": lambda x: torch.equal(x, x + 1),
+    "tolist": lambda x: x.tolist(),
+    "nonzero": lambda x: torch.ops.aten.nonzero(x),
+    "unique": lambda x: x.unique(),
+    "unique_consecutive": lambda x: torch.unique_consecutive(x),
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "index": lambda x: x[x > 0],
+    "a list in brackets": lambda x: x[[0, 2]],
+    "repeat_interleave": lambda x: x.repeat_interleave(x.int()),
+    "to the host": lambda x: x.cpu(),
+    "to the device": lambda x: torch.ops.aten.copy_(x, torch.zeros(3)),
+    "a list": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_what_waits_is_found(wait: str) -> None:
+    with FakeTensorMode(), NoCopies(), Brackets():
+        x = torch.ones(3, device="cuda:0")
+        with pytest.raises((WaitsError, DataDependentOutputException, DynamicOutputShapeException)):
+            WAITS[wait](x)
+        torch.where(x > 0, x * torch.tensor(2.0), 0.0).cumsum(0)  # what does not is let through
+
+
+@pytest.mark.cuda
+def test_on_cuda_a_graph_holds_a_step() -> None:
+    """After the first step of a scene: what waits for the device is an error here. A graph of the step then replays."""
+    given = inputs("cuda")
+    leaves = [leaf for leaf in given.values() if leaf.requires_grad]
+
+    def run() -> list[Tensor]:
+        outputs = step(**given)
+        return [*outputs, *torch.autograd.grad(sum(output.square().sum() for output in outputs), leaves)]
+
+    expected = [tensor.detach().clone() for tensor in run()]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    graph.replay()
+    torch.cuda.synchronize()
+    for tensors in (found, captured):
+        for one, other in zip(tensors, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
