@@ -146,7 +146,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hard", description=__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--pytorch3d", action="store_true", help="another table: PyTorch3D, which takes half an hour")
+    parser.add_argument(
+        "--pytorch3d", action="store_true", help="another table: beside PyTorch3D, which takes a quarter of an hour"
+    )
     parser.add_argument("--add", action="store_true", help="keep the other rows of today's file of the same commit")
     add_out(parser)
     options = parser.parse_args()

@@ -421,6 +421,22 @@ def test_tables_of_the_hard_path_have_their_peers() -> None:
     assert "| 1 | 3.00 | 9,000.00 | 3,000× |" in text
 
 
+def test_rows_of_the_hard_path_have_ours_and_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hard.CASES, "small", SMALL)
+    monkeypatch.setattr(peers, "load_peer", lambda name, device: render_slangrast)
+    monkeypatch.setattr(hard, "alternate", partial(timing.alternate, seconds=0.01))
+    threads = torch.get_num_threads()
+    try:
+        row, beside_pytorch3d = hard.measure("small", 1), hard.measure_beside_pytorch3d("small", 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert 0 < row["rasterize_ms"] < row["step_ms"] and row["render_ms"] > 0 and 0.2 < row["covered"] < 0.5
+    assert row["edges_ms"] > 0 and row["drtk_ms"] > 0 and row["drtk_gradient_whole"] == 0
+    assert hard.table({"machine": MACHINE, "rows": [row]}).count("\n") == 7
+    assert beside_pytorch3d["interior_ms"] > 0 and beside_pytorch3d["pytorch3d_ms"] > 0
+    assert hard.pytorch3d_table({"machine": MACHINE, "rows": [beside_pytorch3d]}).count("\n") == 7
+
+
 def test_the_hard_path_is_measured_in_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`--add` keeps other rows of the same commit, in the order of cases."""
     values = iter(range(9))
