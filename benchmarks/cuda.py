@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from .cases import CASES, make_scene
-from .contenders import PEER_TOLERANCE, Contender, differentiable, render_slangrast, upstream_gradient
-from .measure import admit, first_line
+from .contenders import Contender, differentiable, render_slangrast, upstream_gradient
+from .measure import admit_peer, first_line
 from .peers import PEERS, peer_contender
 
 MODES = tuple(PEERS)
@@ -45,7 +45,7 @@ def measure_cuda(case_name: str, mode: str, seconds: float = 1.0, with_peers: bo
         peer = peer_contender(name, "cuda", mode, scene, upstream)
         if peer is None:
             row[f"{name}_left_out"] = "it cannot be imported"
-        for admitted in admit(peer, images, PEER_TOLERANCE, row) if peer else ():
+        for admitted in admit_peer(peer, ours, mode, row) if peer else ():
             try:
                 row |= {f"{name}_{key}": value for key, value in _describe(admitted).items()}
                 contenders.append(admitted)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from . import prototype
 from .cases import CASES, Case, Scene, make_scene
 from .contenders import (
+    GRADIENT_TOLERANCE,
     PEER_TOLERANCE,
     PROTOTYPE_TOLERANCE,
     Contender,
@@ -23,11 +24,12 @@ from .contenders import (
     Tolerance,
     differences,
     differentiable,
+    gradient_gap,
     plain_step,
     render_slangrast,
     upstream_gradient,
 )
-from .peers import PEERS, peer_contender
+from .peers import PEERS, peer_contender, why_apart
 from .timing import Times, alternate, memory_of_a_step
 
 _PLAIN_SECONDS = 60.0  # a plain step that would take longer is timed on a share of the pixels
@@ -67,14 +69,31 @@ def measure(plan: Plan) -> dict[str, Any]:
         row |= _measure_plain(scene, mode, images, upstream)
         if plan.script is not None and row["plain_share_of_pixels"] == 1:
             row["script_step_ms"] = _measure_script(plan.script, case, mode, plan.threads)
-        row |= _measure_peers(scene, mode, images, upstream)
+        row |= _measure_peers(ours, mode, upstream)
     return row
+
+
+def admit_peer(peer: Contender, ours: Contender, mode: str, row: dict[str, Any]) -> list[Contender]:
+    """`admit`, and the row says how far its gradient is from ours, and why. It is timed all the same: no derivative
+    takes less time for being another, and the table tells."""
+    images = tuple(image.detach() for image in ours.step())
+    gradient = ours.scene.positions.grad
+    admitted = admit(peer, images, PEER_TOLERANCE, row)
+    for one in admitted:
+        theirs = one.scene.positions.grad
+        theirs = torch.zeros_like(gradient) if theirs is None else theirs * theirs.new_tensor(one.mirror)
+        gap = gradient_gap(ours.scene, gradient, theirs)
+        row |= {f"{one.name}_gradient_{key}": value for key, value in asdict(gap).items()}
+        if not gap.whole <= GRADIENT_TOLERANCE:
+            row[f"{one.name}_gradient_apart"] = why_apart(one.name, mode, gap)
+    ours.scene.forget_gradients()
+    return admitted
 
 
 def admit(contender: Contender, images: Images, tolerance: Tolerance, row: dict[str, Any]) -> list[Contender]:
     """The contender, where it renders these images; else none, and the row says how far off it is, or how it failed."""
     try:
-        largest, mean = differences(images, contender.forward())
+        largest, mean = differences(images, contender.step())
     except Exception as error:  # whatever others raise, one of them must not be the end of all measurements
         row[f"{contender.name}_left_out"] = f"it fails: {first_line(error)}"
         return []
@@ -105,12 +124,12 @@ def timed(contenders: list[Contender], seconds: float, fewest: int = 5) -> dict[
     return found
 
 
-def _measure_peers(scene: Scene, mode: str, images: Images, upstream: Images) -> dict[str, Any]:
+def _measure_peers(ours: Contender, mode: str, upstream: Images) -> dict[str, Any]:
     """Peers that run on the CPU. They are too slow to take turns with."""
     row: dict[str, Any] = {}
     for name in PEERS[mode]:
-        if contender := peer_contender(name, "cpu", mode, scene, upstream):
-            row |= timed(admit(contender, images, PEER_TOLERANCE, row), 1.0, fewest=1)
+        if contender := peer_contender(name, "cpu", mode, ours.scene, upstream):
+            row |= timed(admit_peer(contender, ours, mode, row), 1.0, fewest=1)
     return row
 
 

@@ -79,8 +79,9 @@ def contender(library: Path, scene: Scene, mode: str, threads: int, upstream: Im
         call("soft_forward", triangles, colors, image, state)
         return (image[None, ..., :3], image[None, ..., 3]) if color else (image[None, ..., 3],)
 
-    def step() -> None:
-        forward()
+    def step() -> Images:
+        images = forward()
         call("soft_backward", triangles, colors, image, state, grad_image, grad_triangles, grad_colors)
+        return images
 
     return Contender("prototype", forward, step)

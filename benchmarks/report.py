@@ -32,6 +32,13 @@ def in_own_process(measure: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(measure, *arguments).result()
 
 
+def rows_of_today(folder: Path, stem: str, machine: dict[str, str]) -> list[dict[str, Any]]:
+    """What `write_report` wrote earlier today on this machine at this commit."""
+    file = folder / f"{stem}-{machine['date']}.json"
+    report = json.loads(file.read_text()) if file.is_file() else {"machine": None}
+    return report["rows"] if report["machine"] == machine else []
+
+
 def write_report(folder: Path, stem: str, report: dict[str, Any], table: str, quiet: bool = False) -> None:
     """Write stem-DATE.json and stem-DATE.md, and print the table unless `quiet`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from .peers import PEERS
@@ -79,23 +80,47 @@ def _peer_lines(rows: list[Row], columns: tuple[str, ...]) -> list[str]:
         titles = [column.replace("_mib", " MiB").replace("_ms", " ms").replace("_", " ") for column in columns]
         lines += [
             "",
-            f"| case | mode | peer | {' | '.join(titles)} | largest (mean) difference | its step / ours |",
-            "|---" * (len(columns) + 5) + "|",
+            f"| case | mode | peer | {' | '.join(titles)} | largest (mean) difference | "
+            "gradient: whole (median vertex) | its step / ours |",
+            "|---" * (len(columns) + 6) + "|",
         ]
     for row, peer in timed:
         numbers = [row.get(f"{peer}_{column}") for column in columns]
         gaps = f"{row[f'{peer}_largest_difference']:.0e} ({row[f'{peer}_mean_difference']:.0e})"
         said = ("" if n is None else str(n) if isinstance(n, int) else _ms(n) for n in numbers)
-        cells = [_title(row), row["mode"], peer, *said, gaps]
+        gradient = f"{row[f'{peer}_gradient_whole']:.0e} ({row[f'{peer}_gradient_median']:.0e})"
+        cells = [_title(row), row["mode"], peer, *said, gaps, gradient]
         lines.append(f"| {' | '.join(cells)} | {row[f'{peer}_step_ms'] / row['step_ms']:,.1f}× |")
-    places: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        for peer in ("prototype", *peers):
-            if why := row.get(f"{peer}_left_out"):
-                places.setdefault((peer, why), []).append(f"{row['case']} {row['mode']}")
-    for (peer, why), where in places.items():
-        lines += ["", f"{peer} was left out, {why}: {', '.join(where)}."]
+    for (peer, why), places in _saying(rows, ("prototype", *peers), "left_out").items():
+        lines += ["", f"{peer} was left out, {why}: {', '.join(places)}."]
+    return lines + gradients_apart(rows)
+
+
+def gradients_apart(rows: list[Row]) -> list[str]:
+    """A sentence for each peer whose gradient is not ours."""
+    peers = sorted({peer for several in PEERS.values() for peer in several})
+    lines = []
+    for (peer, why), places in _saying(rows, peers, "gradient_apart").items():
+        found = [
+            f"{place} {row[f'{peer}_gradient_whole']:.0e} ({row[f'{peer}_gradient_motions']:.0e})"
+            for place, row in places.items()
+        ]
+        lines += [
+            "",
+            f"The gradient of {peer} is not ours: {why}. Its difference as a share of ours, and along motions of the "
+            f"whole image: {', '.join(found)}.",
+        ]
     return lines
+
+
+def _saying(rows: list[Row], peers: Iterable[str], key: str) -> dict[tuple[str, str], dict[str, Row]]:
+    """What rows say of a peer, and the first row of each place that says it."""
+    said: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        for peer in peers:
+            if why := row.get(f"{peer}_{key}"):
+                said.setdefault((peer, why), {}).setdefault(f"{row['case']} {row.get('mode', '')}".strip(), row)
+    return said
 
 
 def _title(row: Row) -> str:

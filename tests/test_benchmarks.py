@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -13,9 +14,17 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import cases, cuda, hard, measure, peers, registers, tables, timing
-from benchmarks.contenders import PROTOTYPE_TOLERANCE, Contender, Tolerance, differentiable, render_slangrast
-from benchmarks.measure import Plan, admit
+from benchmarks import cases, contenders, cuda, hard, measure, peers, registers, tables, timing
+from benchmarks.contenders import (
+    PROTOTYPE_TOLERANCE,
+    Contender,
+    GradientGap,
+    Tolerance,
+    differentiable,
+    gradient_gap,
+    render_slangrast,
+)
+from benchmarks.measure import Plan, admit, admit_peer
 from slangrast import icosphere
 
 SMALL = cases.Case("small", partial(cases.icosphere, 0), 16, beside_plain=True)
@@ -61,14 +70,94 @@ def test_another_image_is_not_timed() -> None:
     image, spot = torch.zeros(1, 32, 32), torch.zeros(1, 32, 32)
     spot[0, 3, 5] = 0.01
     row: dict = {}
-    same = Contender("same", lambda: (image + 1e-5,), lambda: None)
-    other = Contender("other", lambda: (image + spot,), lambda: None)
+    same, other = (Contender(name, None, lambda d=d: (image + d,)) for name, d in (("same", 1e-5), ("other", spot)))
     assert admit(same, (image,), PROTOTYPE_TOLERANCE, row) == [same] and "same_left_out" not in row
     assert admit(other, (image,), PROTOTYPE_TOLERANCE, row) == []
     assert row["other_largest_difference"] == pytest.approx(0.01)
     assert "differs by 1.0e-02" in row["other_left_out"]
     assert admit(other, (image,), Tolerance(1.0, 1e-4), row) == [other]
     assert admit(other, (image,), Tolerance(1.0, 1e-6), row) == []  # 1e-5 on average
+
+
+def test_gradients_are_compared_as_a_whole_by_vertex_and_along_motions() -> None:
+    scene = cases.make_scene(SMALL)
+    ours = torch.rand_like(scene.positions)
+    assert gradient_gap(scene, ours, ours) == GradientGap(0, 0, 0)
+    assert gradient_gap(scene, ours, -ours) == GradientGap(*[pytest.approx(2)] * 3)
+    spoilt = ours.clone()
+    spoilt[0, 3] += 1000
+    gap = gradient_gap(scene, ours, spoilt)
+    assert gap.whole > 100 and gap.median == 0 and gap.motions > 1
+    unseen = ours * (torch.arange(ours.shape[1]) < 2)[:, None]
+    assert gradient_gap(scene, unseen, 1.5 * unseen).median == pytest.approx(0.5)  # who has no gradient has no share
+
+    with torch.no_grad():
+        scene.positions[0, 1] = 2 * scene.positions[0, 0]  # both at one place of the image
+    moved = ours.clone()
+    moved[0, 1, [0, 1]] += ours[0, 0, [0, 1]] / 2
+    moved[0, 0, [0, 1]] = 0
+    gap = gradient_gap(scene, ours, moved)
+    assert gap.whole > 0.1 and gap.motions < 1e-6
+
+
+def test_motions_are_shifts_a_scaling_and_a_turn() -> None:
+    scene = cases.make_scene(SMALL)
+    amounts = torch.zeros(4, requires_grad=True)
+    x, y = (scene.positions[..., :2] / scene.positions[..., 3:]).unbind(-1)
+    moved_x = amounts[0] + (1 + amounts[2]) * x - amounts[3] * y
+    moved_y = amounts[1] + (1 + amounts[2]) * y + amounts[3] * x
+    (torch.linspace(1, 2, x.shape[1]) * (moved_x + moved_x.square() * moved_y)).sum().backward()
+    found = contenders._along_motions(scene, scene.positions.grad)
+    assert torch.allclose(found.float(), amounts.grad, rtol=1e-4)
+
+
+def test_a_row_says_whose_gradient_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = cases.make_scene(SMALL)
+    weights = (torch.ones(1, 16, 16),)
+    monkeypatch.setitem(peers._APART, ("flat", "silhouette"), peers._Apart("it is flat"))
+    monkeypatch.setitem(peers._APART, ("flatter", "silhouette"), peers._Apart("it is flat", motions=0.5))
+
+    def render(scene: cases.Scene, mode: str, share: float = 1.0) -> tuple[torch.Tensor]:
+        if scene.positions[0, 0, 1] != first:  # upside down
+            scene = replace(scene, positions=scene.positions * torch.tensor([1.0, -1.0, 1.0, 1.0]))
+        image = render_slangrast(scene, mode)[0]
+        return (share * image + (1 - share) * image.detach(),)
+
+    first = scene.positions[0, 0, 1].item()
+    none = {"flat": 0.0, "flatter": 0.0, "other": 0.0}
+    monkeypatch.setattr(peers, "load_peer", lambda name, device: partial(render, share=none.get(name, 1.0)))
+    ours = differentiable("ours", partial(render, mode="silhouette"), scene, weights)
+    row: dict = {}
+    for name in ("twin", "nvdiffrast", *none):
+        peer = peers.peer_contender(name, "cpu", "silhouette", scene, weights)
+        assert admit_peer(peer, ours, "silhouette", row) == [peer]
+        assert row[f"{name}_gradient_whole"] == pytest.approx(float(name in none), abs=1e-5)
+    assert "twin_gradient_apart" not in row and "nvdiffrast_gradient_apart" not in row
+    assert row["flat_gradient_apart"] == "it is flat" and row["other_gradient_apart"] == "not explained"
+    assert row["flatter_gradient_apart"].startswith("not explained") and row["flatter_gradient_motions"] == 1
+    assert scene.positions.grad is None
+
+
+def test_estimator_of_edges_gets_the_finished_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What drtk interpolates outside of all faces is noise, and the estimator would take its steps for edges."""
+    ids = torch.tensor([[[0, -1], [-1, 0]]])
+    seen = []
+
+    def estimate(pixels: object, triangles: object, barycentrics: object, image: torch.Tensor, ids: object) -> object:
+        seen.append(image)
+        return image
+
+    drtk = SimpleNamespace(
+        rasterize=lambda *arguments: ids,
+        render=lambda *arguments: (None, None),
+        interpolate=lambda *arguments: torch.full((1, 3, 2, 2), 0.75),
+        edge_grad_estimator=estimate,
+    )
+    monkeypatch.setitem(sys.modules, "drtk", drtk)
+    scene = cases.make_scene(replace(SMALL, size=2))
+    (image,) = peers._drtk("cpu")(scene, "edges")
+    assert torch.equal(seen[0], 0.75 * (ids >= 0)[:, None].expand(1, 3, 2, 2))
+    assert torch.equal(image, seen[0].permute(0, 2, 3, 1))
 
 
 def test_contenders_take_turns() -> None:
@@ -171,10 +260,10 @@ def test_a_peer_is_differentiated_with_the_same_upstream_gradient() -> None:
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a row for a GPU be measured here, apart from what needs one. A run "takes" 1 ms, and its result 0 more."""
+    """Let a row for a GPU be measured here, apart from what needs one. A forward "takes" no time, a step 1 ms."""
 
     def run_once(runs: dict, seconds: float) -> dict[str, float]:
-        return {name: float(run() is None) for name, run in runs.items()}
+        return {name: float(run()[0].requires_grad) for name, run in runs.items()}
 
     monkeypatch.setitem(cuda.CASES, "small", SMALL)
     monkeypatch.setattr(cases.Scene, "to", lambda scene, device: scene)
@@ -285,7 +374,8 @@ def test_table_of_a_gpu() -> None:
     row |= {"step_ms": 1.0, "graph_ms": 0.25, "times_the_floor": 31.25, "launches": 8, "host_syncs": 2}
     row |= {"peak_growth_mib": 3.0, "memory_bar_mib": 4.0, "gendr_left_out": "it cannot be imported"}
     row |= {"softras_step_ms": 12.0, "softras_largest_difference": 0.1, "softras_mean_difference": 1e-4}
-    row |= {"softras_launches": 5, "graph_times_the_floor": 7.8125}
+    row |= {"softras_launches": 5, "graph_times_the_floor": 7.8125, "softras_gradient_apart": "a reason"}
+    row |= {"softras_gradient_whole": 0.5, "softras_gradient_median": 1e-6, "softras_gradient_motions": 0.25}
     blind = {**row, "case": "S4", "launches": None, "host_syncs": None}
     report = {"machine": {**MACHINE, "gpu": "GPU", "cuda": "13.0"}, "rows": [row, blind], "failed": {"S5": "a reason"}}
     text = tables.cuda_table(report)
@@ -293,6 +383,8 @@ def test_table_of_a_gpu() -> None:
     assert "| ? | ? | 3.0 (4.0) |" in text and "Failed: S5 (a reason)." in text
     assert "| 5 |" in text and "| 12.0×" in text and "GPU (CUDA 13.0)" in text
     assert "gendr was left out, it cannot be imported: S3 color, S4 color." in text
+    assert "| 5e-01 (1e-06) | 12.0× |" in text and "softras is not ours: a reason." in text
+    assert "S3 color 5e-01 (2e-01), S4 color 5e-01 (2e-01)." in text
 
 
 def test_what_ptxas_says_is_read() -> None:
@@ -317,17 +409,54 @@ def test_hard_cases_make_scenes() -> None:
     assert cases.make_scene(hard.CASES["H3"]).resolution == (2048, 2048)
 
 
-def test_table_of_the_hard_path_has_its_peers() -> None:
+def test_tables_of_the_hard_path_have_their_peers() -> None:
     row = {"case": "H1", "faces": 2, "size": 4, "threads": 1, "rasterize_ms": 1.0, "render_ms": 2.0, "step_ms": 3.0}
-    row |= {
-        "peak_growth_mib": 5.0,
-        "peak_tensors_mib": 0.25,
-        "edges_ms": 4.0,
-        "drtk_ms": 6.0,
-        "interior_ms": 3.0,
-        "pytorch3d_ms": 9000.0,
-    }
-    other = {**row, "threads": 2, "pytorch3d_left_out": "it fails"}
-    del other["pytorch3d_ms"], other["drtk_ms"]
-    text = hard.table({"machine": MACHINE, "rows": [row, other]})
-    assert "| 3.00 | 5.0, 0.25 | 4.00 | 6.00 | 9,000.00 (3,000×) |" in text and "| 4.00 |  | it fails |" in text
+    row |= {"peak_growth_mib": 5.0, "peak_tensors_mib": 0.25, "edges_ms": 4.0, "drtk_ms": 16.0}
+    alone = {**row, "threads": 2, "drtk_left_out": "it fails"}
+    del alone["drtk_ms"]
+    text = hard.table({"machine": MACHINE, "rows": [row, alone]})
+    assert "| 3.00 | 5.0, 0.25 | 4.00 | 16.00 | 0.25 |" in text and "| 4.00 | it fails |  |" in text
+    row = {"case": "H1", "faces": 2, "size": 4, "threads": 1, "interior_ms": 3.0, "pytorch3d_ms": 9000.0}
+    text = hard.pytorch3d_table({"machine": MACHINE, "rows": [row]})
+    assert "| 1 | 3.00 | 9,000.00 | 3,000× |" in text
+
+
+def test_rows_of_the_hard_path_have_ours_and_the_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hard.CASES, "small", SMALL)
+    monkeypatch.setattr(peers, "load_peer", lambda name, device: render_slangrast)
+    monkeypatch.setattr(hard, "alternate", partial(timing.alternate, seconds=0.01))
+    threads = torch.get_num_threads()
+    try:
+        row, beside_pytorch3d = hard.measure("small", 1), hard.measure_beside_pytorch3d("small", 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert 0 < row["rasterize_ms"] < row["step_ms"] and row["render_ms"] > 0 and 0.2 < row["covered"] < 0.5
+    assert row["edges_ms"] > 0 and row["drtk_ms"] > 0 and row["drtk_gradient_whole"] == 0
+    assert hard.table({"machine": MACHINE, "rows": [row]}).count("\n") == 7
+    assert beside_pytorch3d["interior_ms"] > 0 and beside_pytorch3d["pytorch3d_ms"] > 0
+    assert hard.pytorch3d_table({"machine": MACHINE, "rows": [beside_pytorch3d]}).count("\n") == 7
+
+
+def test_the_hard_path_is_measured_in_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`--add` keeps other rows of the same commit, in the order of cases."""
+    values = iter(range(9))
+
+    def measure_row(measure: object, case: str, threads: int) -> dict:
+        return {"case": case, "faces": 2, "size": 4, "threads": threads, "interior_ms": float(next(values))}
+
+    def run(*arguments: str) -> list:
+        monkeypatch.setattr("sys.argv", ["hard", "--pytorch3d", "--out", str(tmp_path), *arguments])
+        hard.main()
+        rows = json.loads((tmp_path / "hard-cpu-pytorch3d-2000-01-01.json").read_text())["rows"]
+        return [(row["case"], row["threads"], row["interior_ms"]) for row in rows]
+
+    machine = dict(MACHINE)
+    monkeypatch.setattr(hard, "describe_machine", lambda: machine)
+    monkeypatch.setattr(hard, "in_own_process", measure_row)
+    assert run("--cases", "H1-512") == [("H1-512", 1, 0.0), ("H1-512", 2, 1.0)]
+    assert run("--cases", "H1-256", "--threads", "2", "--add") == [
+        ("H1-256", 2, 2.0), ("H1-512", 1, 0.0), ("H1-512", 2, 1.0)
+    ]  # fmt: skip
+    assert run("--cases", "H1-512", "--threads", "1", "--add")[1:] == [("H1-512", 1, 3.0), ("H1-512", 2, 1.0)]
+    machine["commit"] = "def"
+    assert run("--cases", "H1-256", "H2", "--threads", "1", "--add") == [("H1-256", 1, 4.0)]
