@@ -13,8 +13,10 @@ from .edge_rings import edge_rings_of
 from .op_modules import op_module
 from .rasterize import GeometryBuffer, run_of
 from .runtime import Module
+from .runtime.steady import steady
 
 
+@steady()
 def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: bool = True) -> torch.Tensor:
     """Blend the colours of neighbouring pixels where a silhouette passes between them.
 
@@ -71,6 +73,7 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
     return _Blend.apply(geometry.positions, computed_in(image), geometry.triangles, outlines).to(dtype)
 
 
+@steady()
 def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tensor:
     """Return the image as it is, and in the reverse pass add the gradients of moving visibility edges to positions.
 

@@ -14,7 +14,7 @@ import slangrast as sr
 from slangrast.binning import bin_faces, project_and_bin
 from slangrast.op_modules import TILE
 from slangrast.projection import project
-from slangrast.runtime import packing
+from slangrast.runtime import packing, steady
 from slangrast.runtime.module import Launchable
 
 SIZE = (16, 16)
@@ -69,6 +69,25 @@ def test_a_step_of_the_hard_path_is_six_launches(launches: list[str]) -> None:
         sr.edge_gradients(image, geometry).sum().backward()
     forward = ["rasterize", "interpolate_attributes", "find_first_positions"]
     assert launches == [*forward, "add_edge_gradients", "interpolate_attributes_bwd_diff", "rasterize_bwd_diff"]
+
+
+def test_no_reload_falls_between_the_launches_of_an_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    positions, triangles = scene()
+    launch, ops_at_work = Launchable.launchRaw, []
+
+    def record(self: Launchable, *sizes: object, **named: object) -> None:
+        ops_at_work.append((self._entry.name, steady._ops))
+        launch(self, *sizes, **named)
+
+    monkeypatch.setattr(Launchable, "launchRaw", record)
+    with torch.no_grad():
+        sr.soft_rasterize(positions, triangles, positions, SIZE)
+        geometry = sr.rasterize(positions, triangles, SIZE)
+        sr.peel(geometry)
+        image = geometry.depth[..., None].expand(*geometry.depth.shape, 3)
+        sr.antialias(image, geometry)
+        sr.edge_gradients(image, geometry)
+    assert len(ops_at_work) >= 6 and all(ops == 1 for _, ops in ops_at_work), ops_at_work
 
 
 def test_a_step_of_a_small_scene_asks_little_of_torch() -> None:

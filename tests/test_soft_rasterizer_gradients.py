@@ -55,6 +55,25 @@ def test_finite_differences(options: dict) -> None:
     assert torch.autograd.gradcheck(image, tuple(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, nondet_tol=1e-10)
 
 
+def test_float32_beside_a_face_seen_from_its_edge() -> None:
+    """Where 1/w is extrapolated below zero, and rounding errors must not be divided by next to nothing."""
+    vertices = torch.tensor([[-0.05, 0.015, 2.0], [0.05, 0.015, 3.0], [0.0, 0.016, 2.2]], dtype=torch.float64)
+    colors = torch.tensor([[1.0, 0.2, 0.1], [0.3, 0.9, 0.4], [0.5, 0.6, 0.7]], dtype=torch.float64)
+
+    def loss(vertices: Tensor) -> Tensor:
+        x, y, w = vertices.unbind(1)
+        clip = torch.stack([x * w, y * w, 0 * w, w], dim=1)
+        image = sr.soft_rasterize(clip, torch.tensor([[0, 1, 2]]), colors.to(vertices), (1, 1), sigma=1e-4)
+        return (image.color * torch.tensor([1.0, 2.0, -1.5]).to(vertices)).sum()
+
+    assert torch.autograd.gradcheck(loss, (vertices.clone().requires_grad_(),), eps=1e-8, atol=1e-5, rtol=1e-5)
+    found, expected = (
+        torch.autograd.functional.jacobian(loss, vertices.to(dtype)).double()
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert (found - expected).abs().max() < 1e-4 and expected.abs().max() > 0.01
+
+
 @pytest.mark.parametrize("silhouette", ["probabilistic", "max"])
 def test_finite_differences_of_soft_silhouette(silhouette: str) -> None:
     one = scenes.three_faces()
