@@ -21,21 +21,22 @@ class Tiling(NamedTuple):
     """How the soft rasterizer shares out an image."""
 
     tile: int  # pixels of a tile across and down
-    splits: int  # threads that share a pixel, each with a part of its tile's list
+    splits: int  # threads of a block that share a pixel, each with a part of its tile's list
+    reverse_splits: int  # in the reverse, blocks that share a tile likewise, where its list is long
 
     @property
     def defines(self) -> tuple[tuple[str, int], ...]:
-        return ("TILE", self.tile), ("SPLITS", self.splits)
+        return ("TILE", self.tile), ("SPLITS", self.splits), ("REVERSE_SPLITS", self.reverse_splits)
 
     def tiles(self, resolution: tuple[int, int]) -> int:
         """Those of one image."""
         return -(-resolution[0] // self.tile) * -(-resolution[1] // self.tile)
 
 
-ONE_THREAD_A_TILE = Tiling(TILE, 1)
+ONE_THREAD_A_TILE = Tiling(TILE, 1, 1)
 # Of a small image, tiles of 16 x 16 would leave most of a GPU without work. Blocks have 256 threads: with more,
 # a kernel of many channels asks for more registers than a multiprocessor has, and cannot be launched.
-_WARPS_SMALL, _WARPS = Tiling(8, 4), Tiling(TILE, 1)
+_WARPS_SMALL, _WARPS = Tiling(8, 4, 4), Tiling(TILE, 1, 4)
 _SMALL_SIDE = 128
 
 

@@ -95,7 +95,7 @@ class SoftRasterize(torch.autograd.Function):
             fixed,
             _arguments(plan.module, tensors, own),
         )
-        plan.launch(launch, parts if one_thread else tiles, (1, plan.tiling.splits))
+        plan.launch(launch, parts if one_thread else tiles, (1, plan.tiling.reverse_splits))
         needed = ctx.needs_input_grad[2:]
         grads = [_sum_of_parts(sums[0]), _sum_of_parts(sums[1]), sums[2], sums[3], *own]
         if parts > 1:

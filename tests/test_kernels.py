@@ -135,7 +135,8 @@ def specialisations() -> dict[str, tuple[str, dict[str, object]]]:
             "KEEPS_NEAREST": int(aggregation == "NearestFace"), "KEEPS_LARGEST": int(silhouette == "Largest"),
             "UNITES": int(silhouette == "Probabilistic"),
             "WITH_COLOR": with_color, "VIEW_DEPTH": index % 2, "PERSPECTIVE_CORRECT": 1 - index // 4,
-            "TILE": 8 if index % 3 == 0 else TILE, "SPLITS": 4 if index % 3 == 0 else 1, "PATCH": 1,
+            "TILE": 8 if index % 3 == 0 else TILE, "SPLITS": 4 if index % 3 == 0 else 1, "REVERSE_SPLITS": 4,
+            "PATCH": 1,
         }  # fmt: skip
     for name in (
         "bin-Distance",

@@ -33,7 +33,7 @@ def step(scene: scenes.Scene, **options: object) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("tiling", [Tiling(8, 1), Tiling(8, 4), Tiling(16, 1), Tiling(16, 2)])
+@pytest.mark.parametrize("tiling", [Tiling(8, 1, 1), Tiling(8, 4, 4), Tiling(16, 1, 4), Tiling(16, 2, 3)])
 def test_every_tiling_gives_the_same_images_and_gradients(
     tiling: Tiling, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
