@@ -125,7 +125,7 @@ def project_and_bin(
     listed = positions.new_empty(room, dtype=torch.int32)
     module.project_and_bin(
         positions=positions, triangles=triangles, parameters=parameters, extents=extents, out_screen=out_screen,
-        out_records=records, offsets=offsets, out_faces=listed, cull_backfaces=int(cull_backfaces),
+        out_records=records, offsets=offsets, unchecked_faces=listed, cull_backfaces=int(cull_backfaces),
         width=width, height=height, **tensors,
     ).launchRaw((1, 1, 1), (1, 1, 1))  # fmt: skip
     if room < faces * tiles and (entries := int(offsets[-1])) > room:

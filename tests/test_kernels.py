@@ -82,7 +82,7 @@ def test_the_header_of_a_kernel_file_is_complete_and_true(stem: str) -> None:
     named = [name for name in re.split(r", | and ", names) if name]
     assert named and all(callable(getattr(module, name)) for name in named)
 
-    maths = re.findall(r"\w+\.slang", parts["Maths"])
+    maths = re.findall(r"\w+\.slangh?", parts["Maths"])
     assert maths and all((shader_folder() / name).is_file() for name in maths)
 
     kernels = load_module(stem, device="cpu")

@@ -9,11 +9,17 @@ import pytest
 import torch
 
 import slangrast as sr
-from slangrast import binning, list_room
+from slangrast import binning, list_room, soft_rasterizer
 from tests import scenes
 from tests.comparison import TAME, single
 
 SHARES = [0.0, 0.3, 0.8]  # of the room that lists need
+
+
+@pytest.fixture
+def several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large scenes are binned."""
+    monkeypatch.setattr(soft_rasterizer, "is_one_threads", lambda *scene: False)
 
 
 def give_room(monkeypatch: pytest.MonkeyPatch, share: float) -> list[int]:
@@ -30,6 +36,7 @@ def give_room(monkeypatch: pytest.MonkeyPatch, share: float) -> list[int]:
 
 
 @pytest.mark.parametrize("share", SHARES)
+@pytest.mark.usefixtures("several_launches")
 def test_soft_images_and_gradients_do_not_depend_on_the_room(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     soup = single(scenes.soup(400))
 
@@ -127,6 +134,7 @@ def test_renderings_of_one_shape_that_take_turns_have_room_for_the_largest(captu
     assert [room_on_a_gpu(400) for _ in range(6)][-1] == 400  # what is no longer needed is given back
 
 
+@pytest.mark.usefixtures("several_launches")
 def test_soft_and_hard_lists_of_one_scene_do_not_share_room(monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
     for module in (binning, sys.modules["slangrast.rasterize"]):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 import slangrast as sr
 from slangrast import arguments, op_modules
+from slangrast.runtime import cuda_engine
 from tests import scenes
 from tests.comparison import cast
 from tests.slangtorch_stand_in import StandIn, install
@@ -126,7 +128,10 @@ def _gradient_of(output: Tensor) -> Tensor | None:
 def slangtorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     stand_in = install(monkeypatch, tmp_path)
     # Nothing that is of the stand-in, or a fake tensor, may be kept.
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: mock.Mock())  # to wait for what is made once
+    # A look at each kernel's copies, once. Fake tensors cannot be looked at.
+    monkeypatch.setattr(cuda_engine.CudaArguments, "refuse_lost_writes", lambda *_: None)
     for kept in (arguments.lasting_zeros, mip_stack._int_table):
         monkeypatch.setattr(kept, "_kept", {})
     monkeypatch.setattr(op_modules, "_load", functools.cache(op_modules._load.__wrapped__))

@@ -7,7 +7,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from slangrast.runtime.cpu_engine import _host_text
 from slangrast.runtime.host_compiler import HOST_FOLDER, HostCompiler
 from slangrast.runtime.signature import read_signatures
 from slangrast.runtime.slang_compiler import compile_slang
+from slangrast.soft_variant import Variant
 
 _LABEL = re.compile(r"^([A-Za-z_][\w.$]*):")
 # Arithmetic on eight floats at once.
@@ -43,9 +43,8 @@ def packed_instructions(assembly: str) -> collections.Counter[str]:
 def test_the_soft_kernel_is_made_of_vectors(compiler: str, tmp_path: Path) -> None:
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
-    op = sys.modules["slangrast.soft_rasterizer"]
     formulas = {"coverage": "squared_distance", "falloff": "logistic", "aggregation": "softmax"}
-    variant = op._Variant.choose("", {**formulas, "silhouette": "probabilistic"}, view_depth=True)
+    variant = Variant.choose("", {**formulas, "silhouette": "probabilistic"}, view_depth=True)
     request = variant.module(3, torch.zeros(1), ONE_THREAD_A_TILE).request
     output = compile_slang(request.path, request.defines, request.include_paths)
     families = read_signatures(output.cuda_text, output.binding_text, float64=False)
