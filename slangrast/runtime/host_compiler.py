@@ -30,6 +30,9 @@ _GPU_FLAGS = ("-fwrapv",)
 # The first two change no value: they only let a vector instruction stand where a scalar one might set errno or trap.
 # The last changes the sign of a zero at most: with it, the many zeros that autodiff adds up cost nothing.
 _VECTOR_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
+# With this pass g++ 12 joins paths of selects to selects of bools, of which it makes no vectors: the reverse of a
+# silhouette then takes six times as long, and nothing else less.
+_GCC_FLAGS = ("-fno-tree-dominator-opts",)
 # The parts of -ffast-math. The flag itself would also link code that, as soon as the library is loaded, makes the whole
 # process flush denormal numbers to zero.
 _FAST_MATH_FLAGS = ("-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
@@ -55,6 +58,7 @@ _ZIG_FLAGS = ("-fno-sanitize=undefined",)
 class HostCompiler:
     command: tuple[str, ...]
     identity: str
+    is_gcc: bool
     is_zig: bool = False  # the compiler of the package ziglang
 
     def flags(
@@ -65,7 +69,8 @@ class HostCompiler:
         level = _DEBUG_FLAGS if debug else ("-O1",) if simt else ()
         checked = _CHECKED_FLAGS if debug or simt else ()
         sanitized = self.sanitizer_flags(sanitizer)
-        return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *fast_math_flags, *level, *checked, *sanitized)
+        own = _GCC_FLAGS if self.is_gcc else ()
+        return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *own, *fast_math_flags, *level, *checked, *sanitized)
 
     def sanitizer_flags(self, sanitizer: str) -> tuple[str, ...]:
         if not sanitizer:
@@ -106,7 +111,7 @@ def _find_host_compiler(override: str, path: str) -> HostCompiler:
             raise ShaderError(f"SLANGRAST_CXX must be a command, got {override!r}: {error}") from None
         if not command or shutil.which(command[0], path=path) is None:
             raise ShaderError(f"SLANGRAST_CXX names {override!r}, which is no program: unset it or correct it")
-        return HostCompiler(command, _identity(command))
+        return _compiler(command)
     if compiler := next(compilers_found(path), None):
         return compiler
     raise ShaderError(
@@ -120,9 +125,9 @@ def compilers_found(path: str | None = None) -> Iterator[HostCompiler]:
     """The compilers on the path, else on `PATH`, the preferred one first and ziglang's last."""
     for name in _CANDIDATES:
         if shutil.which(name, path=path):
-            yield HostCompiler((name,), _identity((name,)))
+            yield _compiler((name,))
     if zig := _zig_program():
-        yield HostCompiler((zig, "c++"), _identity((zig, "c++")), is_zig=True)
+        yield _compiler((zig, "c++"), is_zig=True)
 
 
 def _zig_program() -> str | None:
@@ -157,9 +162,11 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
         raise ShaderError(f"the C++ compiler could not be started: {error}") from error
 
 
-def _identity(command: tuple[str, ...]) -> str:
-    """What tells one compiler on one kind of processor from another: -march=native makes the processor count."""
-    return digest(*command, version_text(command), _processor())
+def _compiler(command: tuple[str, ...], is_zig: bool = False) -> HostCompiler:
+    version = version_text(command)
+    # What tells one compiler on one kind of processor from another: -march=native makes the processor count.
+    identity = digest(*command, version, _processor())
+    return HostCompiler(command, identity, is_gcc="Free Software Foundation" in version, is_zig=is_zig)
 
 
 def version_text(command: Sequence[str]) -> str:
