@@ -91,13 +91,27 @@ def test_a_save_between_cuda_text_and_binding_is_not_in_either(tmp_path: Path) -
     assert compiled and 'make_tensor_view(y_0, "y", torch::kFloat32, false)' in compiled.binding
 
 
-def test_a_shader_of_several_files_is_compiled_all_the_same(tmp_path: Path) -> None:
-    """A worker cannot read such a one twice: slangc itself makes what is missing."""
-    (tmp_path / "whole.slang").write_text("module whole;\n__include part;\n" + FILL.replace("VALUE", "five()"))
-    (tmp_path / "part.slang").write_text("implementing whole;\nfloat five() { return 5.f; }\n")
-    compiled = compile_slang(str(tmp_path / "whole.slang"), {}, ())
-    assert "5.0f" in compiled.cuda_text and "fill" in compiled.binding_text
-    assert {Path(path).name for path in compiled.dependencies} == {"whole.slang", "part.slang"}
+@pytest.mark.parametrize("how", ["__include", "#include"])
+def test_a_worker_compiles_a_shader_of_several_texts(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which its library cannot read twice."""
+    is_module = how == "__include"
+    shader, part = tmp_path / "whole.slang", tmp_path / ("part.slang" if is_module else "part.slangh")
+    shader.write_text(
+        ("module whole;\n__include part;\n" if is_module else '#include "part.slangh"\n')
+        + FILL.replace("VALUE", "five()")
+    )
+    part.write_text("implementing whole;\n" * is_module + "struct Five { float x; };\nfloat five() { return 5.f; }\n")
+    options = ["-target", "cuda", *compiler_options({"ANY": how[-7:]}, ())]
+    made = compile_in_worker(slangc_path(), [str(shader), *options], lambda text, parameters, make: make())
+    assert made and "5.0f" in made.text and {Path(path).name for path in made.dependencies} == {shader.name, part.name}
+    monkeypatch.setattr(slang_compiler, "compile_in_worker", lambda *_: None)
+    assert slang_compiler._only_descriptions(made.binding) == compile_slang(str(shader), {}, ()).binding_text
+
+    def keep(text: str, parameters: dict[str, Any], make: Callable[[], str]) -> str:
+        part.write_text(part.read_text() + "// saved meanwhile\n")
+        return make()
+
+    assert compile_in_worker(slangc_path(), [str(shader), *options], keep) is None
 
 
 def test_workers_end_when_they_are_idle_unless_they_are_kept(shader: str, monkeypatch: pytest.MonkeyPatch) -> None:

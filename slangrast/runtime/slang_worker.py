@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import select
 import signal
@@ -47,6 +48,8 @@ class Compiler:
             getattr(self._library, name).restype = ctypes.c_bool
         self._session = _POINTER(self._library.spCreateSession(None))
         self._request: ctypes.c_void_p | None = None
+        self._arguments: list[str] = []
+        self._files: dict[str, tuple[int, int]] = {}  # that the shader was read from, and when they were written
 
     def answer(self, wanted: str, arguments: list[str] | None = None) -> dict[str, Any]:
         answer: dict[str, Any] = {}
@@ -56,22 +59,22 @@ class Compiler:
             count = self._library.spGetDependencyFileCount(self._request) if good else 0
             paths = [self._library.spGetDependencyFilePath(self._request, index) for index in range(count)]
             answer["dependencies"] = [path.decode(errors="surrogateescape") for path in paths]
+            self._arguments, self._files = arguments, {path: _written(path) for path in answer["dependencies"]}
         make = {"cuda": self._cuda, "binding": self._binding, "reflection": self._reflection}[wanted]
         answer["code"], diagnostics = make() if good else (None, "")
         if wanted == "cuda":
             answer["parameters"] = self._parameters(_KERNEL.findall(answer["code"] or ""))
         if wanted == "binding" and answer["code"] is None:
-            # Read once, the shader was right. Twice slangc 2026.14 takes offence at what `__include` brought in.
-            return {**answer, "diagnostics": ""}
+            return {**answer, "diagnostics": ""}  # the shader is right: it was read before
         first = (self._library.spGetDiagnosticOutput(self._request) or b"").decode(errors="replace")
         return {**answer, "diagnostics": first + diagnostics}
 
-    def _read(self, arguments: list[str]) -> bool:
+    def _read(self, arguments: list[str], whole_target: int | None = None) -> bool:
         """Read and check the shader."""
         if self._request:
             self._library.spDestroyCompileRequest(self._request)
         self._request = _POINTER(self._library.spCreateCompileRequest(self._session))
-        return self._compile(arguments)
+        return self._compile(arguments, whole_target)
 
     def _compile(self, arguments: list[str], whole_target: int | None = None) -> bool:
         """With these arguments added, read the shader, and generate code for one target at most."""
@@ -94,10 +97,20 @@ class Compiler:
         return None if failed else _take_text(code), said
 
     def _binding(self) -> tuple[str | None, str]:
+        # What the shader imports is not read again.
+        if self._compile(["-target", "torch-binding"], 1) and (code := self._code_of(1)):
+            return code, ""
+        # slangc 2026.14 cannot read a shader twice that is made of several texts, by `#include` or `__include`.
+        target = self._arguments.index("-target") + 1
+        arguments = [*self._arguments[:target], "torch-binding", *self._arguments[target + 1 :]]
+        code = self._code_of(0) if self._read(arguments, 0) else None
+        is_the_same = all(_written(path) == written for path, written in self._files.items())
+        return code if is_the_same else None, ""
+
+    def _code_of(self, target: int) -> str | None:
         code = _POINTER()
-        good = self._compile(["-target", "torch-binding"], 1)  # what the shader imports is not read again
-        failed = not good or self._library.spGetTargetCodeBlob(self._request, 1, ctypes.byref(code)) < 0
-        return None if failed else _take_text(code), ""
+        failed = self._library.spGetTargetCodeBlob(self._request, target, ctypes.byref(code)) < 0
+        return None if failed else _take_text(code)
 
     def _reflection(self) -> tuple[str | None, str]:
         text = _POINTER()
@@ -151,6 +164,14 @@ class _Declarations:
         elif kind == _ARRAY:
             inner = [["", self._type(_POINTER(self._library.spReflectionType_GetElementType(type_)))]]
         return [_take_text(name), inner]
+
+
+def _written(path: str) -> tuple[int, int]:
+    try:
+        file = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return file.st_mtime_ns, file.st_size
 
 
 def _function(object_: ctypes.c_void_p, place: int, result: Any, *arguments: Any) -> Callable[..., Any]:
