@@ -23,7 +23,7 @@ _LABEL = re.compile(r"^([A-Za-z_][\w.$]*):")
 # Arithmetic on eight floats at once.
 _PACKED = re.compile(r"^\tv(?:add|sub|mul|div|max|min|sqrt|fn?m(?:add|sub)\d+)ps\s.*%ymm")
 # With colour g++ 12 writes over 180 and 330, clang 14 over 210 and 340; where an array of bools kept g++ from it, there
-# were 39 and 36. Of a silhouette alone 173 and 296, and 252 and 303; in a reverse without vectors 157, all in its setup.
+# were 39 and 36. Of a silhouette alone 173 and 296, and 252 and 303; without vectors in its reverse 157.
 KERNELS = ("soft_rasterize_bwd_diff", "soft_rasterize")
 LEAST = (220, 100)
 
