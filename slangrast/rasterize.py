@@ -96,7 +96,7 @@ def rasterize(
         ValueError: a shape or range is not one of the above, or tensors are on different devices.
         TypeError: an argument is not of the type above.
 
-    A triangle that has a coordinate which is not finite, or no area, is dropped.
+    A triangle that has a coordinate which is not finite, or 1e18 pixels away, or no area, is dropped.
 
     Example:
         >>> import torch, slangrast as sr

@@ -120,8 +120,9 @@ def soft_rasterize(
         TypeError: an argument is not of the type above.
         FileNotFoundError, ShaderError: a formula's file is not there, does not compile, or has no such struct.
 
-    Faces that have a vertex at or behind the eye (w <= 0), a coordinate that is not finite, or no area are dropped, and
-    send no gradient. So do fragments below `cutoff`: at a face's reach the silhouette has a step of that height.
+    Faces that have a vertex at or behind the eye (w <= 0), a coordinate that is not finite (1e30 counts as such), or no
+    area are dropped, and send no gradient. So do fragments below `cutoff`: at a face's reach the silhouette has a step
+    of that height.
     """
     name = "soft_rasterize"
     scene = check_scene(name, positions, triangles, resolution)
