@@ -42,7 +42,7 @@ def antialias(image: torch.Tensor, geometry: GeometryBuffer, *, by_position: boo
         [N, H, W, C]. The same to the last bit in every run; the gradients of positions are the same but for rounding.
 
     Raises:
-        ValueError: image has not the shape of `geometry`, or is on another device.
+        ValueError: image has not the shape of `geometry`, or is on another device; over 178,956,970 triangles.
         TypeError: an argument is not of the type above.
 
     Triangles that pass through the eye are treated exactly: what counts is the part before the eye. Where an edge ends
@@ -96,7 +96,7 @@ def edge_gradients(image: torch.Tensor, geometry: GeometryBuffer) -> torch.Tenso
         [N, H, W, C]: the values of `image`.
 
     Raises:
-        ValueError: image has not the shape of `geometry`, or is on another device.
+        ValueError: image has not the shape of `geometry`, or is on another device; over 178,956,970 triangles.
         TypeError: an argument is not of the type above.
 
     The gradient is an estimate, not the derivative of the image returned, which is a step function. Vertices at equal

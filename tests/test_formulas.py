@@ -42,6 +42,20 @@ def scalar(value: float) -> Tensor:
 # All five kinds at once, each with parameters
 
 
+def test_pixels_beyond_the_image_send_no_gradient() -> None:
+    """They are there where an image ends within a tile, and what a formula answers for them may be no number."""
+    positions = torch.tensor(
+        [[-3.0, -3.0, 0.0, 2.0], [9.0, -3.0, 0.0, 2.0], [-3.0, 9.0, 0.0, 2.0]], dtype=torch.float64, requires_grad=True
+    )
+    scale = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
+
+    def silhouette(positions: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        flat = sr.Formula(f"{OWN}:Flat", scale=scale)
+        return sr.soft_silhouette(positions, torch.tensor([[0, 1, 2]]), (5, 6), sigma=2.0, cutoff=1e-9, silhouette=flat)
+
+    assert torch.autograd.gradcheck(silhouette, (positions, scale), nondet_tol=1e-12)
+
+
 def test_gradients_of_all_own_formulas_and_their_parameters() -> None:
     def render(
         points: Tensor, normal: Tensor, uv: Tensor, w: Tensor, tint: Tensor, gloss: Tensor, table: Tensor,
