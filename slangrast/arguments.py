@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from .checked_triangles import check_triangles
 from .runtime.kept_tensors import keep_tensors
 
-_FEW_INDICES = 1024  # so few that comparing them costs less than two operations of torch
 _MOST_IMAGES = 65535  # of one launch, on CUDA
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _SMALLEST_GAMMA = 1e-8
@@ -53,43 +51,10 @@ def check_scene(name: str, positions: Any, triangles: Any, resolution: Any) -> S
         raise ValueError(f"{name}: triangles must be [F, 3] int32 or int64, got {show(triangles)}")
     check_device(name, "triangles", triangles, positions)
     positions = positions if positions.dim() == 3 else positions.unsqueeze(0)
-    vertices = positions.shape[1]
     # On CUDA the look at the indices would stall the device, and is left out.
-    if not triangles.is_cpu:
-        triangles = triangles.to(torch.int32)
-    elif triangles.numel() <= _FEW_INDICES and triangles.is_contiguous():
-        data = ctypes.string_at(triangles.data_ptr(), triangles.numel() * triangles.element_size())
-        checked = _checked_few(name, triangles.dtype, data, vertices)
-        if checked._version:  # somebody has written to what an op returned, as `geometry.triangles`
-            _checked_few.cache_clear()
-            checked = _checked_few(name, triangles.dtype, data, vertices)
-        triangles = checked
-    else:
-        triangles = _checked_indices(name, triangles, vertices)
+    triangles = check_triangles(name, triangles, positions.shape[1]) if triangles.is_cpu else triangles.to(torch.int32)
     resolution = check_resolution(name, resolution)
     return Scene(computed_in(positions), triangles, resolution, dtype)
-
-
-def _checked_indices(name: str, triangles: torch.Tensor, vertices: int) -> torch.Tensor:
-    """As int32."""
-    if triangles.numel():
-        low, high = (int(bound) for bound in torch.aminmax(triangles))
-        if low < 0 or high >= vertices:
-            raise ValueError(
-                f"{name}: triangles must hold indices of the {vertices} vertices, 0 to {vertices - 1}, "
-                f"got indices from {low} to {high}"
-            )
-    return triangles.to(torch.int32)
-
-
-@functools.lru_cache(64)
-def _checked_few(name: str, dtype: torch.dtype, data: bytes, vertices: int) -> torch.Tensor:
-    """The same from the bytes of a few: those tell, as no count of versions does, whether they are the checked ones."""
-    with torch.inference_mode(False):
-        triangles = (
-            torch.frombuffer(bytearray(data), dtype=dtype).reshape(-1, 3) if data else torch.empty(0, 3, device="cpu")
-        )
-        return _checked_indices(name, triangles, vertices)
 
 
 def check_resolution(name: str, resolution: Any) -> tuple[int, int]:
