@@ -17,12 +17,11 @@ class Projection(NamedTuple):
     module: Module
     image: dict[str, int]
 
-    def reverse(self, positions: torch.Tensor, grad_screen: torch.Tensor) -> torch.Tensor:
-        """The gradient of `positions`, [N, V, 4]."""
-        grad_positions = torch.zeros_like(positions, memory_format=torch.contiguous_format)
-        # The reverse that Slang generates stores the screen once more, and the same as it was.
+    def reverse(self, positions: torch.Tensor, screen: torch.Tensor, grad_screen: torch.Tensor) -> torch.Tensor:
+        """The gradient of `positions`, [N, V, 4], where that of the screen is a sum of parts: both [N, P, V, 4]."""
+        grad_positions = torch.empty_like(positions, memory_format=torch.contiguous_format)
         launch = self.module.project.bwd(
-            positions=(positions, grad_positions), out_screen=(self.screen, grad_screen), **self.image
+            positions=(positions, grad_positions), out_screen=(screen, grad_screen), **self.image
         )
         self.module.launch(launch, over=(positions.shape[1], positions.shape[0]))
         return grad_positions
@@ -38,6 +37,6 @@ def project(positions: torch.Tensor, resolution: tuple[int, int]) -> Projection:
     """Tensors: positions [N, V, 4] -> screen [N, V, 4]: x, y, z/w, 1/w. Both differentiable, by `reverse`."""
     projection = not_yet_projected(positions, resolution)
     module: Any = projection.module
-    launch = module.project(positions=positions, out_screen=projection.screen, **projection.image)
+    launch = module.project(positions=positions, out_screen=projection.screen.unsqueeze(1), **projection.image)
     module.launch(launch, over=(positions.shape[1], positions.shape[0]))
     return projection

@@ -97,16 +97,14 @@ class SoftRasterize(torch.autograd.Function):
         )
         plan.launch(launch, parts if one_thread else tiles, (1, plan.tiling.reverse_splits))
         needed = ctx.needs_input_grad[2:]
-        grads = [_sum_of_parts(sums[0]), _sum_of_parts(sums[1]), sums[2], sums[3], *own]
-        if parts > 1:
-            grads[2] = grads[2].unflatten(0, (-1, parts)).sum(1)
+        grads: list[torch.Tensor | None] = [None, *sums[1:], *own]
         if needed[0]:
-            grads[0] = plan.projection.reverse(positions, grads[0])
+            grads[0] = plan.projection.reverse(positions, screen, sums[0])
+        if needed[1]:
+            grads[1] = sums[1].squeeze(1) if parts == 1 else sums[1].sum(1)
+        if needed[2] and parts > 1:
+            grads[2] = sums[2].unflatten(0, (-1, parts)).sum(1)
         return None, None, *(grad if need else None for grad, need in zip(grads, needed, strict=True))
-
-
-def _sum_of_parts(grad: torch.Tensor) -> torch.Tensor:
-    return grad.squeeze(1) if grad.shape[1] == 1 else grad.sum(1)
 
 
 # Gradients have the memory of so many parts at most, shared out among all images.
