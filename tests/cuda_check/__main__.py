@@ -21,7 +21,6 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 _SIZE = (256, 256)  # of an image, which tiles may depend on
@@ -93,9 +92,12 @@ def shipped_modules() -> dict[str, Callable[[Any], Any]]:
 
 def check_shipped(module_for: Callable[[Any], Any]) -> str:
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    def load(device: str) -> Any:  # the op asks a tensor for its device and dtype, and for no more
-        return module_for(SimpleNamespace(device=torch.device(device), dtype=torch.float32))
+    def load(device: str) -> Any:
+        with FakeTensorMode():  # which makes tensors of devices that are not there
+            like = torch.empty(0, device=device)
+        return module_for(like)
 
     return check_module(lambda: load("cuda"), lambda: load("cpu"))
 
