@@ -32,7 +32,8 @@ def soup(images: int, faces: int) -> tuple[torch.Tensor, torch.Tensor]:
 def binned(
     name: str, screen: torch.Tensor, triangles: torch.Tensor, size: tuple[int, int], sigmas: list[float]
 ) -> Bins:
-    defines = {"COVERAGE": COVERAGES[name].struct, "FALLOFF": "Logistic"}
+    patch = TILE if screen.is_cpu else 1  # as `op_module`
+    defines = {"COVERAGE": COVERAGES[name].struct, "FALLOFF": "Logistic", "TILE": TILE, "PATCH": patch}
     module = sr.load_module("bin", device=screen.device.type, defines=defines)
     parameters = torch.tensor([[sigma, 1.0, 0.0] for sigma in sigmas], device=screen.device)
     extents = find_extents(sr.load_module("extents", device=screen.device.type), parameters, {}, CUTOFF)
@@ -46,7 +47,7 @@ def lists_of(bins: Bins) -> list[list[int]]:
 
 @on_every_device
 @pytest.mark.parametrize("name", list(COVERAGES))
-@pytest.mark.parametrize("size", [(1, 1), (37, 53)])
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (90, 130)])  # the last: faces of 1 to 54 tiles
 def test_lists_hold_every_face_that_reaches_the_tile(name: str, size: tuple[int, int], device: str) -> None:
     sigmas = [1e-3, 2e-2]
     screen, triangles = soup(images=2, faces=60)
