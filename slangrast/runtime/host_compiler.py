@@ -33,6 +33,9 @@ _VECTOR_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 # With this pass g++ 12 joins paths of selects to selects of bools, of which it makes no vectors: the reverse of a
 # silhouette then takes six times as long, and nothing else less.
 _GCC_FLAGS = ("-fno-tree-dominator-opts",)
+# Clang puts arrays of pixels at multiples of 16 bytes. Their vectors then lie across two lines of the cache, or not, as
+# the stack's address has it: with colour, half of all processes took a tenth to a half longer.
+_CLANG_FLAGS = ("-mstackrealign",) if platform.machine() in ("x86_64", "AMD64") else ()
 # The parts of -ffast-math. The flag itself would also link code that, as soon as the library is loaded, makes the whole
 # process flush denormal numbers to zero.
 _FAST_MATH_FLAGS = ("-ffinite-math-only", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros")
@@ -69,7 +72,7 @@ class HostCompiler:
         level = _DEBUG_FLAGS if debug else ("-O1",) if simt else ()
         checked = _CHECKED_FLAGS if debug or simt else ()
         sanitized = self.sanitizer_flags(sanitizer)
-        own = _GCC_FLAGS if self.is_gcc else ()
+        own = _GCC_FLAGS if self.is_gcc else _CLANG_FLAGS
         return (*_COMMON_FLAGS, *_GPU_FLAGS, *_VECTOR_FLAGS, *own, *fast_math_flags, *level, *checked, *sanitized)
 
     def sanitizer_flags(self, sanitizer: str) -> tuple[str, ...]:
