@@ -98,10 +98,12 @@ def check_attributes(name: str, attributes: Any, scene: Scene) -> torch.Tensor:
 
 
 def check_background(name: str, background: Any, scene: Scene, channels: int) -> torch.Tensor:
-    """As [N, H, W, C], without a copy."""
+    """As [N, H, W, C], without a copy; N, H and W are 1 where all are alike and need no gradient."""
     images, (height, width) = scene.positions.shape[0], scene.resolution
-    if background is None:
-        return lasting_zeros((images, height, width, channels), scene.positions.dtype, scene.positions.device)
+    numbers: Any = 0.0 if background is None else background
+    numbers = (numbers,) * channels if type(numbers) in (float, int) else numbers
+    if type(numbers) in (tuple, list) and len(numbers) == channels and {float, int}.issuperset(map(type, numbers)):
+        return _background_of_numbers(scene.positions.dtype, scene.positions.device, *numbers)
     if not isinstance(background, torch.Tensor):
         try:
             background = torch.tensor(background, dtype=scene.positions.dtype, device=scene.positions.device)
@@ -121,7 +123,15 @@ def check_background(name: str, background: Any, scene: Scene, channels: int) ->
             f"{name}: background must be a number, [C], [N, C], [H, W, C] or [N, H, W, C] with N, H, W, C = "
             f"{image_of_each}, got {list(shape)}"
         )
-    return computed_in(background).expand(images, height, width, channels)
+    least = image_of_each if background.requires_grad and torch.is_grad_enabled() else (1, 1, 1, channels)
+    return computed_in(background).expand(torch.broadcast_shapes(background.shape, least))
+
+
+@keep_tensors(64)
+def _background_of_numbers(dtype: torch.dtype, device: torch.device, *numbers: float) -> torch.Tensor:
+    """[1, 1, 1, C], kept: a copy to the GPU takes longer than a small image. Nothing writes to it."""
+    with torch.inference_mode(False):  # a tensor made in that mode could not be saved for a later reverse
+        return torch.tensor(numbers, dtype=dtype, device=device).reshape(1, 1, 1, -1)
 
 
 @keep_tensors(256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +38,8 @@ class SoftRasterize(torch.autograd.Function):
     """Binned faces to images.
 
     Tensors: positions [N, V, 4] (the plan's projection has them on the screen), attributes [N, V, A], parameters
-    [N, 3 + own], background [N, H, W, C], the formulas' own (all differentiable) -> color [N, H, W, C], silhouette
-    [N, H, W], depth [N, H, W] (all differentiable).
+    [N, 3 + own], background [N, H, W, C], or 1 where all are alike and need no gradient, the formulas' own (all
+    differentiable) -> color [N, H, W, C], silhouette [N, H, W], depth [N, H, W] (all differentiable).
     """
 
     @staticmethod
@@ -84,8 +85,11 @@ class SoftRasterize(torch.autograd.Function):
             screen, attributes = screen.expand(-1, parts, -1, -1), attributes.expand(-1, parts, -1, -1)
             parameters = parameters.repeat_interleave(parts, dim=0)
         inputs = (screen, attributes, parameters, background)
-        sums = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:3]]
-        sums.append(torch.empty_like(background, memory_format=torch.contiguous_format))
+        sums = _zeros_like(inputs[:3], in_one=not one_thread)
+        keeps_background = not ctx.needs_input_grad[5]  # then nothing is written there
+        sums.append(
+            background if keeps_background else torch.empty_like(background, memory_format=torch.contiguous_format)
+        )
         own = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
         launch = _prepared(
             plan,
@@ -94,6 +98,7 @@ class SoftRasterize(torch.autograd.Function):
             tuple(zip(outputs, grad_outputs, strict=True)),
             fixed,
             _arguments(plan.module, tensors, own),
+            keeps_background,
         )
         plan.launch(launch, parts if one_thread else tiles, (1, plan.tiling.reverse_splits))
         needed = ctx.needs_input_grad[2:]
@@ -105,6 +110,14 @@ class SoftRasterize(torch.autograd.Function):
         if needed[2] and parts > 1:
             grads[2] = sums[2].unflatten(0, (-1, parts)).sum(1)
         return None, None, *(grad if need else None for grad, need in zip(grads, needed, strict=True))
+
+
+def _zeros_like(tensors: Sequence[torch.Tensor], in_one: bool) -> list[torch.Tensor]:
+    """Zeros of the shapes of `tensors`. On CUDA a fill is a launch: there they are parts of one tensor."""
+    if not in_one:
+        return [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+    parts = tensors[0].new_zeros(sum(map(torch.Tensor.numel, tensors))).split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 # Gradients have the memory of so many parts at most, shared out among all images.
@@ -130,7 +143,13 @@ def _arguments(module: Module, tensors: tuple, grads: list[torch.Tensor] | None 
 
 
 def _prepared(
-    plan: Plan, kernel: Kernel, inputs: tuple, outputs: tuple, fixed: tuple, tensors: dict[str, Any]
+    plan: Plan,
+    kernel: Kernel,
+    inputs: tuple,
+    outputs: tuple,
+    fixed: tuple,
+    tensors: dict[str, Any],
+    background_is_fixed: bool = True,
 ) -> Launchable:
     """soft_rasterize or its reverse, ready to launch. Inputs and outputs may be (value, grad)."""
     screen, attributes, parameters, background = inputs
@@ -140,5 +159,6 @@ def _prepared(
         screen=screen, triangles=triangles, attributes=attributes, parameters=parameters, background=background,
         records=records, tile_faces=tile_faces, tile_offsets=tile_offsets, state=state, winners=winners,
         out_color=out_color, out_silhouette=out_silhouette, out_depth=out_depth,
-        near=plan.limits.near, far=plan.limits.far, cutoff=plan.limits.cutoff, **tensors,
+        near=plan.limits.near, far=plan.limits.far, cutoff=plan.limits.cutoff,
+        background_is_fixed=int(background_is_fixed), **tensors,
     )  # fmt: skip

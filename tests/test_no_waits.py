@@ -1,4 +1,4 @@
-"""A step of the hard path on CUDA asks the device for nothing: it waits for no number, and a graph can hold it.
+"""A step on CUDA asks the device for nothing: it waits for no number, and a graph can hold it. Its launches are few.
 
 On machines without a GPU tensors only say that they are on one: torch's fake ones, for which whatever depends on
 numbers is an error. Kernels are launched into a stand-in for slangtorch.
@@ -24,11 +24,12 @@ from torch.utils._pytree import tree_leaves
 import slangrast as sr
 from slangrast import arguments, op_modules
 from slangrast.runtime import cuda_engine
+from slangrast.runtime.kept_tensors import KeptTensors
 from tests import scenes
 from tests.comparison import cast
 from tests.slangtorch_stand_in import StandIn, install
 
-mip_stack = sys.modules["slangrast.mip_stack"]
+mip_stack, soft_rasterizer = (sys.modules[f"slangrast.{name}"] for name in ("mip_stack", "soft_rasterizer"))
 RESOLUTION = (37, 53)
 
 
@@ -77,8 +78,7 @@ def _at(tensor: Tensor, index: Any) -> Tensor:
         elif place is Ellipsis:
             axis += axes - 1
         elif isinstance(place, slice):
-            assert place.step is None
-            tensor = torch.ops.aten.slice(tensor, axis, place.start, place.stop)
+            tensor = torch.ops.aten.slice(tensor, axis, place.start, place.stop, place.step or 1)
         elif isinstance(place, int):
             tensor, axis = tensor.select(axis, place), axis - 1
         else:
@@ -90,25 +90,29 @@ def _at(tensor: Tensor, index: Any) -> Tensor:
 class Steps:
     """Runs the functions of autograd, and then their reverses: torch's own engine needs a GPU for that."""
 
-    def __init__(self) -> None:
+    def __init__(self, fixed: tuple[int, ...] = ()) -> None:
+        self._fixed = fixed  # the inputs that need no gradient
         self._done: list[tuple[Any, Any, Any]] = []
 
+    def forget(self) -> None:
+        self._done.clear()
+
     def apply(self, function: Any, *arguments: Any) -> Any:
-        context = _Context(len(arguments))
+        context = _Context(tuple(place not in self._fixed for place in range(len(arguments))))
         outputs = function.forward(context, *arguments)
         self._done.append((function, context, outputs))
         return outputs
 
-    def backward(self) -> None:
+    def backward(self, expanded: bool = True) -> None:
+        """With gradients as of a sum, expanded, or as of a product, with memory of their own."""
         for function, context, outputs in reversed(self._done):
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            # As of a sum, expanded, and of another order of axes.
-            function.backward(context, *(_gradient_of(output) for output in outputs))
+            function.backward(context, *(_gradient_of(output, expanded) for output in outputs))
 
 
 class _Context:
-    def __init__(self, inputs: int) -> None:
-        self.needs_input_grad = (True,) * inputs
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         self.saved_tensors = tensors
@@ -120,8 +124,10 @@ class _Context:
         pass
 
 
-def _gradient_of(output: Tensor) -> Tensor | None:
-    return torch.ones((), device=output.device).expand(output.shape) if output.is_floating_point() else None
+def _gradient_of(output: Tensor, expanded: bool) -> Tensor | None:
+    if not output.is_floating_point():
+        return None
+    return output.new_empty(()).expand(output.shape) if expanded else torch.empty_like(output)
 
 
 @pytest.fixture
@@ -132,11 +138,14 @@ def slangtorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: mock.Mock())  # to wait for what is made once
     # A look at each kernel's copies, once. Fake tensors cannot be looked at.
     monkeypatch.setattr(cuda_engine.CudaArguments, "refuse_lost_writes", lambda *_: None)
-    for kept in (arguments.lasting_zeros, mip_stack._int_table):
-        monkeypatch.setattr(kept, "_kept", {})
+    kept_tensors = [value for module in (arguments, soft_rasterizer, mip_stack) for value in vars(module).values()]
+    for kept in kept_tensors:
+        if isinstance(kept, KeptTensors):
+            monkeypatch.setattr(kept, "_kept", {})
     monkeypatch.setattr(op_modules, "_load", functools.cache(op_modules._load.__wrapped__))
     # How often this one waits, tests/test_list_room.py knows.
-    monkeypatch.setattr(sys.modules["slangrast.rasterize"], "room_for", lambda total, scene: 4096)
+    for caller in ("slangrast.rasterize", "slangrast.binning"):
+        monkeypatch.setattr(sys.modules[caller], "room_for", lambda total, scene: 4096)
     return stand_in
 
 
@@ -180,6 +189,50 @@ def test_a_step_is_launches_and_nothing_that_waits(slangtorch: StandIn, monkeypa
     assert launched >= {"add_edge_gradients", "make_mip_level_bwd_diff"} | {
         f"{name}_bwd_diff" for name in forward - {"find_outlines"}
     }
+
+
+class Operations(TorchDispatchMode):
+    """Writes down what torch itself would launch."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+        name = function.overloadpacket.__name__
+        if not (function.is_view or "empty" in name or name == "device"):
+            self._names.append(name)
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("with_color", [False, True])
+def test_a_soft_step_is_few_launches(slangtorch: StandIn, monkeypatch: pytest.MonkeyPatch, with_color: bool) -> None:
+    """Six and three: a scan, two fills, and six kernels."""
+
+    def step(positions: Tensor, triangles: Tensor, colors: Tensor) -> tuple[Tensor, ...]:
+        if with_color:
+            return sr.soft_rasterize(positions, triangles, colors, RESOLUTION, background=(0.2, 0.3, 0.4), sigma=1e-3)
+        return (sr.soft_silhouette(positions, triangles, RESOLUTION, sigma=1e-3),)
+
+    steps = Steps(fixed=(5,))  # the background
+    monkeypatch.setattr(torch.autograd.Function, "apply", classmethod(steps.apply))
+    operations: list[str] = []
+    with FakeTensorMode(), Brackets():
+        positions, colors = (torch.empty((60, size), device="cuda:0") for size in (4, 3))
+        triangles = torch.empty((20, 3), dtype=torch.int32, device="cuda:0")
+        step(positions, triangles, colors)
+        steps.forget()
+        slangtorch.launches.clear()
+        with NoCopies(), Operations(operations):
+            step(positions, triangles, colors)
+        forward = operations + [name for name, _ in slangtorch.launches]
+        operations.clear()
+        slangtorch.launches.clear()
+        with NoCopies(), Operations(operations):
+            steps.backward(expanded=False)
+    assert forward == ["zeros", "cumsum", "project", "count_faces", "fill_faces", "soft_rasterize"]
+    backward = operations + [name for name, _ in slangtorch.launches]
+    assert backward == ["new_zeros", "soft_rasterize_bwd_diff", "project_bwd_diff"]
 
 
 WAITS: dict[str, Callable[[Tensor], object]] = {
