@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -34,6 +34,37 @@ class Plan(NamedTuple):
         launch.launchRaw(block, (parts, splits[1], self.projection.screen.shape[0]))
 
 
+Drawn: TypeAlias = tuple[
+    tuple[torch.Tensor, ...], tuple[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]
+]
+
+
+def draw(
+    plan: Plan,
+    bins: Bins,
+    attributes: torch.Tensor,
+    parameters: torch.Tensor,
+    background: torch.Tensor,
+    *tensors: torch.Tensor,
+) -> Drawn:
+    """The launch of the images: what it reads and has gradients, the images, and what else its reverse will read."""
+    screen, variant = plan.projection.screen, plan.variant
+    size = (screen.shape[0], *plan.scene.resolution)
+    color = screen.new_empty((*size, background.shape[-1] if variant.with_color else 0))
+    silhouette = screen.new_empty(size)
+    depth = screen.new_empty(size if variant.with_color else (0, 1, 1))
+    state = screen.new_empty((*size, 2 if variant.with_color else 1))
+    winners = lasting_zeros((1, 1, 1, 1), torch.int32, screen.device)
+    if variant.keeps_nearest or variant.keeps_largest:
+        winners = screen.new_empty((*size, 2), dtype=torch.int32)
+    outputs = (color, silhouette, depth)
+    inputs = (screen.unsqueeze(1), attributes.unsqueeze(1), parameters, background)  # each image is one part
+    fixed = (plan.scene.triangles, *bins, state, winners)
+    launch = _prepared(plan, plan.module.soft_rasterize, inputs, outputs, fixed, _arguments(plan.module, tensors))
+    plan.launch(launch, plan.tiling.tiles(plan.scene.resolution), (plan.tiling.splits, 1))
+    return inputs, outputs, fixed
+
+
 class SoftRasterize(torch.autograd.Function):
     """Binned faces to images.
 
@@ -53,23 +84,10 @@ class SoftRasterize(torch.autograd.Function):
         background: torch.Tensor,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        screen, variant = plan.projection.screen, plan.variant
-        size = (screen.shape[0], *plan.scene.resolution)
-        color = screen.new_empty((*size, background.shape[-1] if variant.with_color else 0))
-        silhouette = screen.new_empty(size)
-        depth = screen.new_empty(size if variant.with_color else (0, 1, 1))
-        state = screen.new_empty((*size, 2 if variant.with_color else 1))
-        winners = lasting_zeros((1, 1, 1, 1), torch.int32, screen.device)
-        if variant.keeps_nearest or variant.keeps_largest:
-            winners = screen.new_empty((*size, 2), dtype=torch.int32)
-        outputs = (color, silhouette, depth)
-        inputs = (screen.unsqueeze(1), attributes.unsqueeze(1), parameters, background)  # each image is one part
-        fixed = (plan.scene.triangles, *bins, state, winners)
+        inputs, outputs, fixed = draw(plan, bins, attributes, parameters, background, *tensors)
         # Of outputs autograd saves copies of its own kind, which take longer to make than these.
         ctx.save_for_backward(positions, *inputs, *(output.detach() for output in outputs), *fixed, *tensors)
         ctx.plan = plan
-        launch = _prepared(plan, plan.module.soft_rasterize, inputs, outputs, fixed, _arguments(plan.module, tensors))
-        plan.launch(launch, plan.tiling.tiles(plan.scene.resolution), (plan.tiling.splits, 1))
         return outputs
 
     @staticmethod

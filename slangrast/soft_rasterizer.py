@@ -26,7 +26,7 @@ from .projection import Projection, not_yet_projected, project
 from .runtime import Module
 from .runtime.kept_tensors import keep_tensors
 from .runtime.steady import steady
-from .soft_function import Plan, SoftRasterize
+from .soft_function import Plan, SoftRasterize, draw
 from .soft_variant import Variant
 
 DEPTHS = ("view", "ndc")
@@ -296,4 +296,6 @@ def _render(
     layout, given = layout_of(plan.module), plan.variant.given
     parameters = pack_parameters(caller, layout, given, softness)
     tensors = pack_tensors(caller, layout, given, plan.projection.screen)
+    if not torch.is_grad_enabled():  # the way by autograd takes longer
+        return draw(plan, bins, attributes, parameters, background, *tensors)[1]
     return SoftRasterize.apply(plan, bins, plan.scene.positions, attributes, parameters, background, *tensors)
