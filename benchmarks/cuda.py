@@ -18,8 +18,9 @@ from .peers import PEERS, peer_contender
 MODES = tuple(PEERS)
 
 # What an H100 or H200 of 132 multiprocessors could do a softmax step in if it did nothing but the arithmetic of the
-# pixel-face pairs that matter, at 33e12 issue slots per second.
-_FLOOR_MS = {("S3", "color"): 0.032, ("S4-512", "color"): 0.32}
+# pixel-face pairs that matter, at so many issue slots per second.
+FLOOR_SLOTS = 33e12
+FLOOR_MS = {("S3", "color"): 0.032, ("S4-512", "color"): 0.32}
 _FLOOR_PROCESSORS = 132
 _LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaLaunchCooperativeKernel")  # and their variants
 _SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cuStreamSynchronize")
@@ -65,7 +66,7 @@ def _prefix(name: str) -> str:
 
 
 def _times_the_floor(row: dict[str, Any]) -> dict[str, float]:
-    floor = _FLOOR_MS.get((row["case"], row["mode"]))
+    floor = FLOOR_MS.get((row["case"], row["mode"]))
     device = torch.cuda.get_device_name()
     if floor is None or not any(name in device for name in ("H100", "H200")):
         return {}

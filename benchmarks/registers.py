@@ -46,7 +46,7 @@ def main() -> None:
             return [{"variant": name, **row} for row in read_report(said)]
 
         rows = [row for rows in tqdm(pool.map(compile_one, variants), total=len(variants)) for row in rows]
-    machine = describe_machine() | {"nvcc": _nvcc_version(), "architecture": options.architecture}
+    machine = describe_machine() | {"nvcc": nvcc_version(), "architecture": options.architecture}
     report = {"machine": machine, "rows": rows}
     write_report(options.out, "registers", report, table(report))
 
@@ -106,7 +106,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _nvcc_version() -> str:
+def nvcc_version() -> str:
     printed = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
     found = re.search(r"release [\d.]+, V([\d.]+)", printed)
     return found[1] if found else "unknown"

@@ -67,7 +67,14 @@ class Variant:
             ("KEEPS_NEAREST", self.keeps_nearest),
             ("KEEPS_LARGEST", self.keeps_largest),
             ("UNITES", self.unites),
+            ("USES_DEPTH", self.sees_all or (self.with_color and not self.view_depth)),
+            ("USES_W", self.sees_all or self.with_color),  # the depth image, too, is along the view axis
         )
+
+    @cached_property
+    def sees_all(self) -> bool:
+        """Whether the coverage may depend on every value of a vertex: a user's may, the shipped ones see x and y."""
+        return any(choice.kind == "coverage" and choice.file for choice in self.choices)
 
 
 @cache

@@ -48,6 +48,30 @@ def test_every_tiling_gives_the_same_images_and_gradients(
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5 * max(1.0, wanted.abs().max().item()))
 
 
+@pytest.mark.parametrize("channels", [0, 1, 10, 11, 16])
+@pytest.mark.parametrize("depth", ["view", "ndc"])
+def test_warps_sum_up_any_number_of_values(channels: int, depth: str) -> None:
+    """A silhouette alone, few attributes, as many as fit into one sum, and more."""
+    soup = single(scenes.soup(60, (21, 35)))
+    attributes = torch.rand(len(soup.positions), channels, generator=torch.Generator().manual_seed(4))
+
+    def gradients() -> list[torch.Tensor]:
+        leaves = [soup.positions.clone().requires_grad_(), attributes.clone().requires_grad_()]
+        if channels:
+            image = sr.soft_rasterize(leaves[0], soup.triangles, leaves[1], soup.resolution, depth=depth, **TAME).color
+        else:
+            options = {key: value for key, value in TAME.items() if key not in ("gamma", "epsilon")}
+            image = sr.soft_silhouette(leaves[0], soup.triangles, soup.resolution, depth=depth, **options)
+        weights = torch.rand(image.shape, generator=torch.Generator().manual_seed(5))
+        return list(torch.autograd.grad((image * weights).sum(), leaves[: 1 + bool(channels)]))
+
+    expected = gradients()
+    with debug.checked(simt=True):
+        found = gradients()
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5 * max(1.0, wanted.abs().max().item()))
+
+
 def test_small_images_have_small_tiles_where_threads_come_in_warps() -> None:
     like = torch.zeros(1)
     assert tiling_for(like, (64, 64)) == ONE_THREAD_A_TILE
