@@ -56,6 +56,19 @@ def test_pixels_beyond_the_image_send_no_gradient() -> None:
     assert torch.autograd.gradcheck(silhouette, (positions, scale), nondet_tol=1e-12)
 
 
+def test_formulas_see_no_face_that_is_not_drawn() -> None:
+    """One without area, or behind the eye: a number from a table would then be far beyond its end."""
+    points = torch.cat([positions(torch.float32), torch.tensor([[torch.nan, 0, 0.1, 1], [0.0, 0, 0.1, -1]])])
+    triangles = torch.tensor([[0, 1, 2], [1, 1, 2], [3, 3, 3], [4, 5, 2]])
+    tabulated = own("Tabulated", reach=torch.full((32,), 0.3))
+    with sr.debug.checked():
+        found, expected = (
+            sr.soft_silhouette(points, some, SIZE, sigma=0.02, coverage=tabulated)
+            for some in (triangles, triangles[:1])
+        )
+    assert found.max() > 0.5 and torch.equal(found, expected)
+
+
 def test_gradients_of_all_own_formulas_and_their_parameters() -> None:
     def render(
         points: Tensor, normal: Tensor, uv: Tensor, w: Tensor, tint: Tensor, gloss: Tensor, table: Tensor,
