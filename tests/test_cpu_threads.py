@@ -1,4 +1,4 @@
-"""Kernels run on the threads of torch, but for forked children, in which torch's are gone."""
+"""Kernels run on the threads of torch, however many, but for forked children, in which torch's are gone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import slangrast as sr
 from slangrast.runtime.cpu_threads import torch_team
+from tests import scenes
+from tests.comparison import single
 
 TORCHS_THREADS = """
 import os
@@ -93,3 +97,23 @@ def test_kernels_run_on_the_threads_that_torch_has() -> None:
 @pytest.mark.parametrize("program", [FORKED_BEFORE_THE_FIRST_LAUNCH, FORKED_BEFORE_THE_IMPORT])
 def test_a_forked_child_has_threads_of_its_own(program: str) -> None:
     run(program)
+
+
+def test_gradients_are_the_same_from_any_number_of_parts() -> None:
+    """With more threads an image's gradients are sums of more parts: of positions, attributes and softness."""
+    soup = single(scenes.soup(60, (37, 53)))
+    cores = torch.get_num_threads()
+
+    def gradients(threads: int) -> list[torch.Tensor]:
+        leaves = [leaf.double().requires_grad_() for leaf in (soup.positions, soup.attributes, torch.tensor(1e-2))]
+        torch.set_num_threads(threads)
+        image = sr.soft_rasterize(*leaves[:1], soup.triangles, leaves[1], soup.resolution, sigma=leaves[2], gamma=0.1)
+        return list(torch.autograd.grad(image.color.square().sum() + image.silhouette.sum(), leaves))
+
+    try:
+        expected, *others = (gradients(threads) for threads in (1, 2, 3))
+    finally:
+        torch.set_num_threads(cores)
+    for found in others:
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12 * float(other.abs().max()))
